@@ -1,0 +1,71 @@
+//! `cargo xtask`: sets up, builds, serves, tests and checks Shoal.
+//!
+//! Each command does all of its own set-up, says what it is doing, and stops with what to do when something
+//! cannot be installed. What is already done is not done again.
+
+mod build;
+mod check;
+mod count;
+mod paths;
+mod serve;
+mod sizes;
+mod stamp;
+mod step;
+mod test;
+mod tidy;
+mod tools;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Sets up, builds, serves, tests and checks Shoal")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Set everything up, build, and serve a demo run at the printed address
+    Serve {
+        /// Passed to the relay, as in `cargo xtask serve -- --data book.txt`
+        #[arg(last = true)]
+        relay: Vec<String>,
+    },
+    /// Build the Wasm module, the pages and the relay
+    Build,
+    /// Set everything up and run all tests
+    Test {
+        /// Leave out the tests that need browsers
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Format, lints, dependencies, house rules and size budgets
+    Check,
+    /// The house rules alone (part of `check`)
+    Tidy {
+        /// Rewrite what is derived from the source
+        #[arg(long)]
+        bless: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Serve { relay } => serve::serve(&relay),
+        Command::Build => build::everything().map(|()| true),
+        Command::Test { quick } => test::test(quick),
+        Command::Check => check::check(),
+        Command::Tidy { bless } => tidy::tidy(bless).map(|()| true),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("\nerror: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

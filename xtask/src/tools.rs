@@ -1,0 +1,156 @@
+//! Tools that the other commands need: found, or installed, or the person is told what to install.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{paths, stamp::Stamp, step};
+
+pub const BROWSER_WASM: &str = "wasm32-unknown-unknown";
+/// Runs ordinary tests in Wasm, under Node.
+pub const TEST_WASM: &str = "wasm32-wasip1";
+const CARGO_DENY: &str = "0.20.2";
+
+/// A program on the `PATH`.
+pub fn find(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
+}
+
+pub fn rust_target(name: &str) -> Result<()> {
+    let libraries = step::output(step::command("rustc").args(["--print", "target-libdir", "--target", name]))?;
+    if Path::new(&libraries).exists() {
+        return Ok(());
+    }
+    if find("rustup").is_none() {
+        bail!("Rust's target {name} is missing: install it with your system's packages, or install rustup");
+    }
+    step::quiet(&format!("install Rust target {name}"), step::command("rustup").args(["target", "add", name]))
+        .with_context(|| format!("run `rustup target add {name}` by hand"))
+}
+
+/// A C compiler, which the embedded database needs.
+pub fn c_compiler() -> Result<()> {
+    if env::var_os("CC").is_some() || find("cc").is_some() {
+        return Ok(());
+    }
+    packages("a C compiler", &["build-essential"])
+}
+
+/// cargo-deny of a known version, so that all read `deny.toml` alike.
+pub fn cargo_deny() -> Result<PathBuf> {
+    let own = paths::tools().join("bin/cargo-deny");
+    for candidate in find("cargo-deny").into_iter().chain([own.clone()]) {
+        let said = step::output(step::command(&candidate).arg("--version")).unwrap_or_default();
+        if said.split_whitespace().nth(1) == Some(CARGO_DENY) {
+            return Ok(candidate);
+        }
+    }
+    // Unoptimised: it reads a few megabytes, and an optimised build takes minutes longer than it saves.
+    step::shown(
+        &format!("install cargo-deny {CARGO_DENY} (minutes, once)"),
+        step::cargo()
+            .args(["install", "cargo-deny", "--version", CARGO_DENY, "--locked", "--debug", "--no-default-features"])
+            .arg("--root")
+            .arg(paths::tools())
+            .env("CARGO_TARGET_DIR", paths::tools().join("build")),
+    )
+    .with_context(|| format!("run `cargo install cargo-deny --version {CARGO_DENY} --locked` by hand"))?;
+    Ok(own)
+}
+
+pub fn node() -> Result<()> {
+    let said = step::output(step::command("node").arg("--version"))
+        .context("Node 20 or newer is needed: see https://nodejs.org")?;
+    let major: u32 = said.trim_start_matches('v').split('.').next().and_then(|text| text.parse().ok()).unwrap_or(0);
+    if major < 20 {
+        bail!("Node 20 or newer is needed and this is {said}: see https://nodejs.org");
+    }
+    if find("npm").is_none() {
+        bail!("npm is missing: install it together with Node, see https://nodejs.org");
+    }
+    Ok(())
+}
+
+/// Installs the packages that `folder`'s lock file names.
+pub fn npm_packages(folder: &str) -> Result<()> {
+    let folder_path = paths::at(folder);
+    let stamp = Stamp::of(&format!("npm-{}", folder.replace('/', "-")), &[folder_path.join("package-lock.json")])?;
+    if stamp.fresh(&folder_path.join("node_modules")) {
+        return Ok(());
+    }
+    step::quiet(
+        &format!("npm packages of {folder}"),
+        // Not `npm ci`: it refuses a lock file that was written where the registry has no binaries for other systems.
+        step::command("npm").args(["install", "--no-save", "--no-audit", "--no-fund"]).current_dir(&folder_path),
+    )
+    .with_context(|| format!("npm must reach its registry; try `npm install --no-save` in {folder}"))?;
+    stamp.save()
+}
+
+pub struct Browsers {
+    pub chromium: PathBuf,
+    pub firefox: PathBuf,
+}
+
+/// Chromium and Firefox for the browser tests.
+pub fn browsers() -> Result<Browsers> {
+    let chromium = || browser("CHROMIUM", &["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]);
+    let firefox = || browser("FIREFOX", &["firefox-esr", "firefox"]);
+    let missing: Vec<&str> = [(chromium().is_none(), "chromium"), (firefox().is_none(), firefox_package())]
+        .into_iter()
+        .filter_map(|(missing, package)| missing.then_some(package))
+        .collect();
+    if !missing.is_empty() {
+        packages("browsers for the tests", &missing)?;
+    }
+    match (chromium(), firefox()) {
+        (Some(chromium), Some(firefox)) => Ok(Browsers { chromium, firefox }),
+        _ => bail!("no Chromium or no Firefox found: set CHROMIUM and FIREFOX to their paths"),
+    }
+}
+
+fn browser(variable: &str, names: &[&str]) -> Option<PathBuf> {
+    env::var_os(variable).map(PathBuf::from).or_else(|| names.iter().find_map(|name| find(name)))
+}
+
+/// Ubuntu's `firefox` is a stub for its own store; Debian's package is `firefox-esr`.
+fn firefox_package() -> &'static str {
+    if distribution().contains("ubuntu") { "firefox" } else { "firefox-esr" }
+}
+
+/// A Vulkan driver that runs without a graphics card, for tests of the GPU engine.
+pub fn vulkan() -> Result<()> {
+    let driver = |folder: &str| std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
+    if driver("/usr/share/vulkan/icd.d") || driver("/etc/vulkan/icd.d") || env::var_os("VK_DRIVER_FILES").is_some() {
+        return Ok(());
+    }
+    packages("a Vulkan driver", &["mesa-vulkan-drivers", "libvulkan1"])
+}
+
+fn distribution() -> String {
+    std::fs::read_to_string("/etc/os-release").unwrap_or_default().to_lowercase()
+}
+
+/// Installs system packages where that is allowed, else says what to install.
+fn packages(what: &str, names: &[&str]) -> Result<()> {
+    let list = names.join(" ");
+    let debian = find("apt-get").is_some() && ["debian", "ubuntu"].iter().any(|name| distribution().contains(name));
+    if !debian {
+        bail!("{what} is missing: install the equivalent of Debian's packages {list}");
+    }
+    let root = step::output(step::command("id").arg("-u"))? == "0";
+    let by_hand = format!("run `sudo apt-get update && sudo apt-get install -y {list}`, then try again");
+    if !root {
+        bail!("{what} is missing: {by_hand}");
+    }
+    let apt = || {
+        let mut apt = step::command("apt-get");
+        apt.env("DEBIAN_FRONTEND", "noninteractive");
+        apt
+    };
+    step::quiet("refresh the package list", apt().arg("update")).with_context(|| by_hand.clone())?;
+    step::quiet(&format!("install {list}"), apt().args(["install", "-y", "--no-install-recommends"]).args(names))
+        .context(by_hand)
+}
