@@ -1,0 +1,477 @@
+//! The chain: checks each certificate against everything before it.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use shoal_wire::{
+    Digest, Envelope, Manifest, PeerId, Round, RunId, Verified,
+    limits::ROSTER_MAX,
+    record::{Body, Certificate, Commit, Member, Message, Said, Verdict, Vote, VoteKind, seed_hash, vote_payload},
+    sign::{self, Domain},
+};
+
+use crate::{
+    LedgerError,
+    roster::{self, Deed, aggregate_weights, leaders, more_than_two_thirds, vote_weights},
+};
+
+/// Rounds whose median norms bound the next round's updates.
+pub const HISTORY_ROUNDS: usize = 8;
+/// A join signed this many rounds ago still counts.
+const JOIN_ROUNDS_MAX: Round = 16;
+
+/// Where the chain stands after a round.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Head {
+    pub round: Round,
+    pub body: Digest,
+    pub model: Digest,
+    pub randomness: Digest,
+    /// Who takes part in the next round.
+    pub roster: Vec<Member>,
+    /// Median norms of the last rounds that accepted updates, oldest first.
+    pub history: VecDeque<Vec<u64>>,
+    /// Whether the round was certified by a recovery.
+    pub recovery: bool,
+}
+
+/// One update that a round accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AcceptedUpdate {
+    pub peer: PeerId,
+    pub update: Digest,
+    pub bytes: u64,
+    pub weight: u16,
+}
+
+/// What replaying a round takes: start from the model before it, aggregate these updates with these weights and this
+/// history, and arrive at `model`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    pub round: Round,
+    pub before: Digest,
+    pub accepted: Vec<AcceptedUpdate>,
+    pub history: Vec<Vec<u64>>,
+    pub norms: Vec<u64>,
+    pub model: Digest,
+    pub recovery: bool,
+}
+
+/// What a peer gave to a run: a pure function of the chain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Credit {
+    pub rounds: u64,
+    pub tokens: u64,
+}
+
+/// The certified history of a run, as far as it was checked.
+#[derive(Clone, Debug)]
+pub struct Chain {
+    manifest: Manifest,
+    run: RunId,
+    head: Head,
+    /// States before the last rounds, oldest first, so that a provisional recovery can be undone.
+    earlier: VecDeque<(Head, BTreeMap<PeerId, Credit>)>,
+    credit: BTreeMap<PeerId, Credit>,
+}
+
+impl Chain {
+    /// The chain before round 1: the roster is the manifest's anchors.
+    pub fn new(manifest: Manifest) -> Self {
+        let run = manifest.run();
+        let mut anchors = manifest.anchors.clone();
+        anchors.sort_unstable();
+        anchors.dedup();
+        anchors.truncate(ROSTER_MAX);
+        let member = |peer| Member { peer, since: 1, valid: 0, missed: 0, durable: true, trains: false };
+        let head = Head {
+            round: 0,
+            body: run.into(),
+            model: manifest.genesis,
+            randomness: Digest::in_domain("shoal 2026 v1 first randomness", &[manifest.seed.0, run.0].concat()),
+            roster: anchors.into_iter().map(member).collect(),
+            history: VecDeque::new(),
+            recovery: false,
+        };
+        Self { manifest, run, head, earlier: VecDeque::new(), credit: BTreeMap::new() }
+    }
+
+    pub fn run(&self) -> RunId {
+        self.run
+    }
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+    pub fn credit(&self) -> &BTreeMap<PeerId, Credit> {
+        &self.credit
+    }
+
+    pub fn member(&self, peer: PeerId) -> Option<&Member> {
+        self.head.roster.iter().find(|member| member.peer == peer)
+    }
+
+    /// Vote weights of the next round, by peer.
+    pub fn weights(&self) -> BTreeMap<PeerId, u64> {
+        let weights = vote_weights(&self.head.roster, &self.manifest.anchors);
+        self.head.roster.iter().map(|member| member.peer).zip(weights).collect()
+    }
+
+    /// Leaders of the next round's views, in order.
+    pub fn leaders(&self) -> Vec<PeerId> {
+        leaders(&self.head.roster, &self.manifest.anchors, self.head.round + 1, self.head.randomness)
+    }
+
+    /// Tokens that a member trains on when it does all steps.
+    pub fn assigned_tokens(&self) -> u64 {
+        let recipe = &self.manifest.recipe;
+        u64::from(recipe.local_steps) * u64::from(recipe.batch) * u64::from(recipe.context)
+    }
+
+    /// Checks a commit for the next round, whoever passed it on.
+    pub fn check_commit(&self, commit: &Commit, from: PeerId) -> Result<(), LedgerError> {
+        let trains = self.member(from).is_some_and(|member| member.trains);
+        let fits = commit.parent == self.head.body
+            && commit.tokens > 0
+            && commit.tokens <= self.assigned_tokens()
+            && commit.loss_first.is_finite()
+            && commit.loss_last.is_finite();
+        if trains && fits { Ok(()) } else { Err(LedgerError::Misplaced { what: "commit", peer: from }) }
+    }
+
+    /// Checks a join for the next round.
+    pub fn check_join(&self, said: Round, from: PeerId) -> Result<(), LedgerError> {
+        let next = self.head.round + 1;
+        let fresh = said <= next && said + JOIN_ROUNDS_MAX >= next;
+        if fresh && self.member(from).is_none() {
+            Ok(())
+        } else {
+            Err(LedgerError::Misplaced { what: "join", peer: from })
+        }
+    }
+
+    /// Peers that may still be taken into the roster in the next round.
+    pub fn free_places(&self) -> usize {
+        ROSTER_MAX.saturating_sub(self.head.roster.len())
+    }
+
+    /// The roster that follows from a body whose other parts are filled in.
+    pub fn roster_after(&self, body: &Body) -> Result<Vec<Member>, LedgerError> {
+        let joiners = self.joiners(body)?;
+        let leavers = self.leavers(body)?;
+        let present = self.present(body)?;
+        let authors: Vec<PeerId> = body.content.commits.iter().map(|envelope| envelope.from).collect();
+        let deed = |peer: PeerId| {
+            let at = authors.iter().position(|author| *author == peer);
+            Deed::of(at.and_then(|at| body.content.verdicts.get(at).copied()))
+        };
+        let anchors = &self.manifest.anchors;
+        Ok(roster::next_roster(&self.head.roster, anchors, body, &leavers, &joiners, present.as_deref(), deed))
+    }
+
+    /// The randomness that follows from the revealed seeds, in peer order. Neither the accepted set nor any signature
+    /// enters it.
+    pub fn randomness_after(&self, seeds: &[Option<Digest>]) -> Digest {
+        let mut bytes = self.head.randomness.0.to_vec();
+        for seed in seeds.iter().flatten() {
+            bytes.extend_from_slice(&seed.0);
+        }
+        Digest::in_domain("shoal 2026 v1 randomness", &bytes)
+    }
+
+    /// Checks everything about a body but the outcome of its aggregation, which takes the updates. Returns what
+    /// recomputing it takes.
+    pub fn check_body(&self, body: &Body) -> Result<Step, LedgerError> {
+        if body.run != self.run {
+            return Err(LedgerError::OtherRun);
+        }
+        if body.round != self.head.round + 1 {
+            return Err(LedgerError::NotNext { got: body.round, head: self.head.round });
+        }
+        if body.parent != self.head.body {
+            return Err(LedgerError::OtherParent { got: body.parent, head: self.head.body });
+        }
+        let commits = self.check_content(body)?;
+        if body.recovery.is_some() {
+            self.check_locks(body)?;
+        }
+        if body.roster != self.roster_after(body)? || body.roster.len() > ROSTER_MAX {
+            return Err(LedgerError::Roster);
+        }
+        if body.randomness != self.randomness_after(&body.content.seeds) {
+            return Err(LedgerError::Randomness);
+        }
+        Ok(self.step(body, &commits))
+    }
+
+    /// Checks a body and the signatures under it.
+    pub fn check(&self, certificate: &Certificate) -> Result<Step, LedgerError> {
+        let step = self.check_body(&certificate.body)?;
+        let vote = Vote { view: certificate.view, kind: certificate.kind(), body: Some(certificate.body.digest()) };
+        let payload = vote_payload(self.run, certificate.body.round, vote);
+        let weights = self.weights();
+        ascending("votes", certificate.signatures.iter().map(|(peer, _)| *peer))?;
+        let mut signed = 0;
+        for (peer, signature) in &certificate.signatures {
+            let weight = weights.get(peer).copied().ok_or(LedgerError::Voter(*peer))?;
+            sign::verify(*peer, Domain::Swarm, &payload, signature).map_err(|_| LedgerError::Signature(*peer))?;
+            signed += weight;
+        }
+        let signers: Vec<PeerId> = certificate.signatures.iter().map(|(peer, _)| *peer).collect();
+        let total = weights.values().sum();
+        if vote.kind == VoteKind::Recovery {
+            self.check_recovery_quorum(&certificate.body, &signers)?;
+        } else if !more_than_two_thirds(signed, total) {
+            return Err(LedgerError::NoQuorum { got: signed, total });
+        }
+        Ok(step)
+    }
+
+    /// Checks a certificate and moves the head on to it.
+    pub fn apply(&mut self, certificate: &Certificate) -> Result<Step, LedgerError> {
+        let step = self.check(certificate)?;
+        self.advance(certificate);
+        Ok(step)
+    }
+
+    /// Moves the head on to a certificate that [`Self::check`] found good, with nothing applied in between.
+    pub fn advance(&mut self, certificate: &Certificate) {
+        let body = &certificate.body;
+        let mut history = self.head.history.clone();
+        if !body.content.norms.is_empty() {
+            history.push_back(body.content.norms.clone());
+            while history.len() > HISTORY_ROUNDS {
+                history.pop_front();
+            }
+        }
+        let next = Head {
+            round: body.round,
+            body: body.digest(),
+            model: body.content.model,
+            randomness: body.randomness,
+            roster: body.roster.clone(),
+            history,
+            recovery: body.recovery.is_some(),
+        };
+        self.earlier.push_back((core::mem::replace(&mut self.head, next), self.credit.clone()));
+        while self.earlier.len() > self.manifest.timing.recovery_window_rounds.max(1) as usize {
+            self.earlier.pop_front();
+        }
+        for (commit, verdict) in body.content.commits.iter().zip(&body.content.verdicts) {
+            if *verdict == Verdict::Accepted {
+                let tokens = open_commit(commit, self.run).map_or(0, |commit| commit.1.tokens);
+                let credit = self.credit.entry(commit.from).or_default();
+                credit.rounds += 1;
+                credit.tokens += tokens;
+            }
+        }
+    }
+
+    /// Whether `other` replaces what this chain holds for its round: an ordinary certificate from the same parent beats
+    /// a provisional recovery.
+    pub fn is_beaten_by(&self, other: &Certificate) -> bool {
+        let round = other.body.round;
+        if other.body.recovery.is_some() || round > self.head.round {
+            return false;
+        }
+        let mut undone = self.clone();
+        let ours_is_recovery = loop {
+            let was_recovery = undone.head.recovery;
+            let at = undone.head.round;
+            if !undone.undo() {
+                return false;
+            }
+            if at == round {
+                break was_recovery;
+            }
+        };
+        ours_is_recovery && undone.check(other).is_ok()
+    }
+
+    /// Takes the last round back; false when it is final.
+    pub fn undo(&mut self) -> bool {
+        let Some((head, credit)) = self.earlier.pop_back() else { return false };
+        self.head = head;
+        self.credit = credit;
+        true
+    }
+
+    fn step(&self, body: &Body, commits: &[(PeerId, Commit)]) -> Step {
+        let accepted: Vec<&(PeerId, Commit)> = commits
+            .iter()
+            .zip(&body.content.verdicts)
+            .filter(|(_, verdict)| **verdict == Verdict::Accepted)
+            .map(|(commit, _)| commit)
+            .collect();
+        let tokens: Vec<(PeerId, u64)> = accepted.iter().map(|(peer, commit)| (*peer, commit.tokens)).collect();
+        let weights = aggregate_weights(&self.manifest, &self.head.roster, &tokens);
+        let accepted = accepted
+            .iter()
+            .zip(weights)
+            .map(|((peer, commit), weight)| AcceptedUpdate {
+                peer: *peer,
+                update: commit.update,
+                bytes: commit.update_bytes,
+                weight,
+            })
+            .collect();
+        Step {
+            round: body.round,
+            before: self.head.model,
+            accepted,
+            history: self.head.history.iter().cloned().collect(),
+            norms: body.content.norms.clone(),
+            model: body.content.model,
+            recovery: body.recovery.is_some(),
+        }
+    }
+
+    fn check_content(&self, body: &Body) -> Result<Vec<(PeerId, Commit)>, LedgerError> {
+        let content = &body.content;
+        ascending("commits", content.commits.iter().map(|envelope| envelope.from))?;
+        let mut commits = Vec::with_capacity(content.commits.len());
+        for envelope in &content.commits {
+            let (round, commit) = open_commit(envelope, self.run)?;
+            if round != body.round {
+                return Err(LedgerError::Misplaced { what: "commit", peer: envelope.from });
+            }
+            self.check_commit(&commit, envelope.from)?;
+            commits.push((envelope.from, commit));
+        }
+        self.check_list(body)?;
+        if content.seeds.len() != commits.len() || content.verdicts.len() != commits.len() {
+            return Err(LedgerError::Verdicts);
+        }
+        for (((peer, commit), seed), verdict) in commits.iter().zip(&content.seeds).zip(&content.verdicts) {
+            match seed {
+                Some(seed) if seed_hash(*seed) != commit.seed_hash => return Err(LedgerError::Seed(*peer)),
+                Some(_) if *verdict == Verdict::Withheld => return Err(LedgerError::Verdicts),
+                None if *verdict != Verdict::Withheld => return Err(LedgerError::Verdicts),
+                _ => {}
+            }
+        }
+        let accepted = content.verdicts.contains(&Verdict::Accepted);
+        if accepted == content.norms.is_empty() {
+            return Err(LedgerError::Verdicts);
+        }
+        if !accepted && content.model != self.head.model {
+            return Err(LedgerError::ChangedWithoutUpdates);
+        }
+        Ok(commits)
+    }
+
+    fn check_list(&self, body: &Body) -> Result<(), LedgerError> {
+        let ids: Vec<Digest> = body.content.commits.iter().map(Envelope::id).collect();
+        let Some(envelope) = &body.content.list else {
+            return if ids.is_empty() { Ok(()) } else { Err(LedgerError::NotListed) };
+        };
+        let said = open("list", envelope, self.run)?;
+        let Message::CommitList(list) = &said.message else {
+            return Err(LedgerError::Misplaced { what: "list", peer: said.from() });
+        };
+        if said.round != body.round || self.leaders().get(list.view as usize) != Some(&said.from()) {
+            return Err(LedgerError::NotLeader);
+        }
+        if list.commits == ids { Ok(()) } else { Err(LedgerError::NotListed) }
+    }
+
+    fn joiners(&self, body: &Body) -> Result<Vec<Member>, LedgerError> {
+        ascending("joins", body.joins.iter().map(|envelope| envelope.from))?;
+        let mut members = Vec::with_capacity(body.joins.len());
+        for envelope in &body.joins {
+            let said = open("join", envelope, self.run)?;
+            let Message::Join(join) = said.message else {
+                return Err(LedgerError::Misplaced { what: "join", peer: said.from() });
+            };
+            self.check_join(said.round, said.from())?;
+            members.push(Member {
+                peer: said.from(),
+                since: body.round + 1,
+                valid: 0,
+                missed: 0,
+                durable: join.durable,
+                trains: join.trains,
+            });
+        }
+        Ok(members)
+    }
+
+    fn leavers(&self, body: &Body) -> Result<Vec<PeerId>, LedgerError> {
+        ascending("leaves", body.leaves.iter().map(|envelope| envelope.from))?;
+        for envelope in &body.leaves {
+            let said = open("leave", envelope, self.run)?;
+            let fits = said.message == Message::Leave && said.round == body.round;
+            if !fits || self.member(said.from()).is_none() {
+                return Err(LedgerError::Misplaced { what: "leave", peer: said.from() });
+            }
+        }
+        Ok(body.leaves.iter().map(|envelope| envelope.from).collect())
+    }
+
+    /// In a recovery, the members that answered.
+    fn present(&self, body: &Body) -> Result<Option<Vec<PeerId>>, LedgerError> {
+        let Some(recovery) = &body.recovery else { return Ok(None) };
+        ascending("answers", recovery.answers.iter().map(|envelope| envelope.from))?;
+        for envelope in &recovery.answers {
+            let said = open("answer", envelope, self.run)?;
+            let answers =
+                matches!(&said.message, Message::RecoveryAnswer(answer) if answer.attempt == recovery.attempt);
+            if !answers || said.round != body.round || self.member(said.from()).is_none() {
+                return Err(LedgerError::Misplaced { what: "answer", peer: said.from() });
+            }
+        }
+        Ok(Some(recovery.answers.iter().map(|envelope| envelope.from).collect()))
+    }
+
+    /// The newest lock among the answers must be carried on.
+    fn check_locks(&self, body: &Body) -> Result<(), LedgerError> {
+        let answers = body.recovery.iter().flat_map(|recovery| &recovery.answers);
+        let mut newest = None;
+        for envelope in answers {
+            if let Message::RecoveryAnswer(answer) = open("answer", envelope, self.run)?.into_inner().message {
+                newest = newest.max(answer.lock.map(|lock| (lock.view, lock.content)));
+            }
+        }
+        match newest {
+            Some((_, content)) if content != body.content.digest() => Err(LedgerError::IgnoredLock),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_recovery_quorum(&self, body: &Body, signers: &[PeerId]) -> Result<(), LedgerError> {
+        let present = self.present(body)?.unwrap_or_default();
+        let anchors = &self.manifest.anchors;
+        let voters = self.weights();
+        let all_present = present
+            .iter()
+            .filter(|peer| !anchors.contains(peer) && voters.get(peer).is_some_and(|weight| *weight > 0))
+            .all(|peer| signers.contains(peer));
+        let signed = anchors.iter().filter(|anchor| signers.contains(anchor)).count();
+        let only_present = signers.iter().all(|signer| present.contains(signer));
+        if all_present && only_present && signed * 2 > anchors.len() {
+            Ok(())
+        } else {
+            Err(LedgerError::NoRecoveryQuorum)
+        }
+    }
+}
+
+fn open(what: &'static str, envelope: &Envelope, run: RunId) -> Result<Verified<Said>, LedgerError> {
+    Said::open(envelope, run).map_err(|source| LedgerError::Envelope { what, source })
+}
+
+fn open_commit(envelope: &Envelope, run: RunId) -> Result<(Round, Commit), LedgerError> {
+    let said = open("commit", envelope, run)?;
+    let from = said.from();
+    let said = said.into_inner();
+    match said.message {
+        Message::Commit(commit) => Ok((said.round, commit)),
+        _ => Err(LedgerError::Misplaced { what: "commit", peer: from }),
+    }
+}
+
+fn ascending(what: &'static str, peers: impl Iterator<Item = PeerId>) -> Result<(), LedgerError> {
+    let peers: Vec<PeerId> = peers.collect();
+    if peers.is_sorted_by(|a, b| a < b) { Ok(()) } else { Err(LedgerError::Order(what)) }
+}

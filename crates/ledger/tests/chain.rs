@@ -1,0 +1,123 @@
+//! The chain's rules, natively and in Wasm, on certificates that a simulated run made.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use shoal_ledger::{Chain, LedgerError, aggregate_weights, leaders, vote_weights};
+use shoal_sim::{Network, World};
+use shoal_wire::{
+    Digest, Identity, PeerId, codec,
+    record::{Certificate, Member},
+};
+
+fn history() -> (World, Vec<Certificate>) {
+    let mut world = World::new(3, Network { latency_ms: (5, 20), loss_per_mille: 0, duplicate_per_mille: 0 });
+    world.join();
+    world.join();
+    assert!(world.run_until(60_000, |world| world.swarm(world.anchor()).unwrap().certificates().len() >= 4));
+    let certificates = world.swarm(world.anchor()).unwrap().certificates().values().cloned().collect();
+    (world, certificates)
+}
+
+#[test]
+fn a_chain_replays_from_its_certificates_alone() {
+    let (world, certificates) = history();
+    let mut chain = Chain::new(world.manifest().clone());
+    for certificate in &certificates {
+        chain.apply(certificate).unwrap();
+    }
+    let live = world.swarm(world.anchor()).unwrap().chain().head();
+    assert_eq!(chain.head(), live);
+    assert!(chain.credit().values().all(|credit| credit.tokens > 0));
+}
+
+#[test]
+fn any_flipped_bit_of_a_certificate_is_found() {
+    let (world, certificates) = history();
+    let mut chain = Chain::new(world.manifest().clone());
+    let last = certificates.last().unwrap();
+    for certificate in &certificates[..certificates.len() - 1] {
+        chain.apply(certificate).unwrap();
+    }
+    let bytes = codec::encode(last);
+    chain.check(last).unwrap();
+    for index in 0..bytes.len() {
+        let mut bad = bytes.clone();
+        bad[index] ^= 1 << (index % 8);
+        let holds = Certificate::decode(&bad).is_ok_and(|certificate| chain.check(&certificate).is_ok());
+        assert!(!holds, "byte {index} of {}", bytes.len());
+    }
+}
+
+#[test]
+fn a_certificate_needs_more_than_two_thirds_of_the_weight_once_each() {
+    let (world, certificates) = history();
+    let mut chain = Chain::new(world.manifest().clone());
+    for certificate in &certificates[..3] {
+        chain.apply(certificate).unwrap();
+    }
+    let mut short = certificates[3].clone();
+    short.signatures.truncate(short.signatures.len() - 1);
+    if short.signatures.len() * 3 <= chain.head().roster.len() * 2 {
+        assert!(matches!(chain.check(&short), Err(LedgerError::NoQuorum { .. })));
+    }
+    let mut twice = certificates[3].clone();
+    let first = twice.signatures[0];
+    twice.signatures = vec![first; 3];
+    assert_eq!(chain.check(&twice), Err(LedgerError::Order("votes")));
+    assert!(matches!(chain.check(&certificates[0]), Err(LedgerError::NotNext { got: 1, head: 3 })));
+}
+
+fn members(valid: &[u32]) -> Vec<Member> {
+    let mut members: Vec<Member> = valid
+        .iter()
+        .enumerate()
+        .map(|(index, valid)| Member {
+            peer: Identity::from_secret([index as u8 + 1; 32]).peer(),
+            since: 1,
+            valid: *valid,
+            missed: 0,
+            durable: true,
+            trains: true,
+        })
+        .collect();
+    members.sort_by_key(|member| member.peer);
+    members
+}
+
+#[test]
+fn in_a_young_run_all_weigh_the_same_and_later_newcomers_share_a_tenth() {
+    let young = vote_weights(&members(&[12, 11, 10, 0, 0]), &[]);
+    assert!(young.iter().all(|weight| *weight == young[0]));
+    let roster = members(&[12, 11, 10, 30, 0, 1, 2, 3, 4, 5, 6]);
+    let weights = vote_weights(&roster, &[]);
+    let fresh: u64 =
+        roster.iter().zip(&weights).filter(|(member, _)| member.valid < 10).map(|(_, weight)| weight).sum();
+    assert!(fresh > 0 && fresh * 10 <= weights.iter().sum::<u64>(), "{fresh} of {weights:?}");
+    let mut fleeting = members(&[1, 1]);
+    fleeting[0].durable = false;
+    assert_eq!(vote_weights(&fleeting, &[])[0], 0);
+}
+
+#[test]
+fn aggregation_weights_follow_the_tokens_trained() {
+    let (world, _) = history();
+    let manifest = world.manifest();
+    let roster = members(&[0, 0, 0]);
+    let all = |tokens: [u64; 3]| -> Vec<u16> {
+        let accepted: Vec<(PeerId, u64)> = roster.iter().map(|member| member.peer).zip(tokens).collect();
+        aggregate_weights(manifest, &roster, &accepted)
+    };
+    assert_eq!(all([80, 80, 80]), [4095, 4095, 4095]);
+    assert_eq!(all([80, 40, 1]), [4095, 2047, 51]);
+    assert_eq!(all([800, 80, 80])[0], 4095, "no more than what was assigned");
+}
+
+#[test]
+fn leaders_change_with_the_randomness_and_are_all_voters() {
+    let roster = members(&[0; 6]);
+    let order = |seed: &[u8]| leaders(&roster, &[], 1, Digest::of(seed));
+    assert_eq!(order(b"a"), order(b"a"));
+    assert!((0..20_u8).any(|seed| order(&[seed])[0] != order(b"a")[0]));
+    let mut sorted = order(b"a");
+    sorted.sort_unstable();
+    assert_eq!(sorted, roster.iter().map(|member| member.peer).collect::<Vec<_>>());
+}

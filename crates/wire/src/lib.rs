@@ -1,0 +1,19 @@
+//! What is said: identities, records, frames, their canonical encoding, signing, and every limit.
+//!
+//! This crate has no clock, no randomness source, no I/O. Bytes from outside enter through
+//! [`codec::decode`], which accepts exactly one encoding of each value and never allocates beyond the
+//! limit it is given; signatures are checked in [`sign`], the only place that builds a [`sign::Verified`].
+
+pub mod codec;
+pub mod frame;
+pub mod id;
+pub mod limits;
+pub mod manifest;
+pub mod record;
+pub mod relay;
+pub mod sign;
+
+pub use codec::WireError;
+pub use id::{Digest, Millis, PeerId, Round, RunId, View};
+pub use manifest::Manifest;
+pub use sign::{Envelope, Identity, Verified};

@@ -1,0 +1,154 @@
+//! A run's manifest: everything that its participants agreed to before the first round.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Digest, Envelope, PeerId, RunId, WireError, codec, limits, sign::Domain};
+
+/// What a run trains, on what, how, and who anchors it. Its digest is the run's id.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of the protocol that the run speaks.
+    pub version: u16,
+    pub name: String,
+    pub description: String,
+    /// Who publishes the run, in words of their own.
+    pub host: String,
+    pub model: ModelSpec,
+    pub tokenizer: Tokenizer,
+    /// Address of the first model: its parameters as little-endian f32 in layout order.
+    pub genesis: Digest,
+    pub data: DataSpec,
+    pub recipe: Recipe,
+    pub timing: Timing,
+    pub privacy: Privacy,
+    /// Peers that archive the run and may take part in a recovery; the first roster.
+    pub anchors: Vec<PeerId>,
+    /// First link of the chain of randomness.
+    pub seed: Digest,
+}
+
+/// A Llama-style decoder, in the words of Hugging Face's `config.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelSpec {
+    pub vocab_size: u32,
+    pub hidden_size: u32,
+    pub intermediate_size: u32,
+    pub num_hidden_layers: u32,
+    pub num_attention_heads: u32,
+    pub num_key_value_heads: u32,
+    pub max_position_embeddings: u32,
+    pub rms_norm_eps: f32,
+    pub rope_theta: f32,
+    pub tie_word_embeddings: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tokenizer {
+    /// Each byte is a token; the vocabulary has 256.
+    Bytes,
+}
+
+/// Public data: content-addressed chunks that concatenate to one byte text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataSpec {
+    pub sources: Vec<DataSource>,
+    /// The last bytes of the text, never trained on, measure the common model.
+    pub held_out_bytes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataSource {
+    pub name: String,
+    /// SPDX licence expression.
+    pub licence: String,
+    pub attribution: String,
+    pub chunks: Vec<Chunk>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chunk {
+    pub digest: Digest,
+    pub bytes: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recipe {
+    /// Sequences in a batch.
+    pub batch: u32,
+    /// Tokens in a sequence.
+    pub context: u32,
+    /// H, the most local steps in a round.
+    pub local_steps: u32,
+    pub inner: AdamW,
+    /// Rounds over which the learning rate rises from zero.
+    pub warmup_rounds: u32,
+    pub outer: Outer,
+}
+
+/// Decoupled weight decay, on matrices only.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AdamW {
+    pub lr: f32,
+    pub beta1: f32,
+    pub beta2: f32,
+    pub eps: f32,
+    pub weight_decay: f32,
+    /// Largest global norm of a gradient; `None` means no clipping.
+    pub grad_clip: Option<f32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outer {
+    pub codec: Codec,
+    /// Outer learning rate in 1/1024, an integer because peers must agree on every bit of its effect.
+    pub alpha_1024: u16,
+    /// Decay of the error feedback in 1/1024.
+    pub feedback_1024: u16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Codec {
+    /// 4 bits a value, one scale a chunk.
+    Dense4,
+    /// 64 of each 4,096 values, about 10 bits each.
+    Topk,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timing {
+    /// A round's training ends after this, whatever the peers' speed.
+    pub train_ms_max: u32,
+    /// Time to exchange updates before the leader proposes what most have.
+    pub exchange_ms_max: u32,
+    /// First timeout of each step of agreement; it grows with each view.
+    pub view_ms: u32,
+    /// With too little weight present for this long, anchors recover.
+    pub recovery_ms: u32,
+    /// Rounds for which an ordinary certificate from the same parent beats a recovery.
+    pub recovery_window_rounds: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Privacy {
+    /// Data and updates are public, and inspected.
+    Public,
+}
+
+impl Manifest {
+    pub fn run(&self) -> RunId {
+        RunId(Digest::in_domain("shoal 2026 v1 run id", &codec::encode(self)).0)
+    }
+
+    /// Opens a manifest that its publisher signed.
+    pub fn open(envelope: &Envelope) -> Result<Self, WireError> {
+        envelope.open("manifest", Domain::Manifest, limits::MANIFEST_BYTES_MAX).map(crate::Verified::into_inner)
+    }
+
+    /// Every chunk of the text, in order.
+    pub fn chunks(&self) -> impl Iterator<Item = &Chunk> {
+        self.data.sources.iter().flat_map(|source| &source.chunks)
+    }
+}
