@@ -1,0 +1,92 @@
+//! A model of eight integers whose training and outer step take no time to compute, and whose every bit depends on
+//! the updates, their weights and their order.
+
+use shoal_swarm::{Bytes, Job, Outcome};
+use shoal_wire::{
+    Digest, Manifest, PeerId,
+    manifest::{AdamW, Codec, DataSpec, ModelSpec, Outer, Privacy, Recipe, Timing, Tokenizer},
+};
+
+const VALUES: usize = 8;
+
+pub fn toy_genesis() -> Bytes {
+    vec![0; VALUES * 8].into()
+}
+
+/// A manifest of a toy run with these anchors.
+pub fn toy_manifest(anchors: Vec<PeerId>) -> Manifest {
+    Manifest {
+        version: 1,
+        name: "toy".to_owned(),
+        description: "eight integers".to_owned(),
+        host: "simulation".to_owned(),
+        model: ModelSpec {
+            vocab_size: 256,
+            hidden_size: 2,
+            intermediate_size: 2,
+            num_hidden_layers: 1,
+            num_attention_heads: 1,
+            num_key_value_heads: 1,
+            max_position_embeddings: 8,
+            rms_norm_eps: 1e-5,
+            rope_theta: 10_000.0,
+            tie_word_embeddings: true,
+        },
+        tokenizer: Tokenizer::Bytes,
+        genesis: Digest::of(&toy_genesis()),
+        data: DataSpec { sources: Vec::new(), held_out_bytes: 0 },
+        recipe: Recipe {
+            batch: 1,
+            context: 8,
+            local_steps: 10,
+            inner: AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0, grad_clip: None },
+            warmup_rounds: 0,
+            outer: Outer { codec: Codec::Dense4, alpha_1024: 1024, feedback_1024: 1024 },
+        },
+        timing: Timing {
+            train_ms_max: 10_000,
+            exchange_ms_max: 5_000,
+            view_ms: 2_000,
+            recovery_ms: 15_000,
+            recovery_window_rounds: 100,
+        },
+        privacy: Privacy::Public,
+        anchors,
+        seed: Digest::of(b"toy"),
+    }
+}
+
+/// Runs a job of the toy model for a peer.
+pub(crate) fn run(me: PeerId, job: &Job) -> Outcome {
+    match job {
+        Job::Train { round, randomness, steps, .. } => {
+            let mut material = me.0.to_vec();
+            material.extend_from_slice(&round.to_le_bytes());
+            material.extend_from_slice(&randomness.0);
+            let update: Bytes = Digest::of(&material).0.repeat(VALUES / 4).into();
+            Outcome::Trained { update, steps: *steps, tokens: u64::from(*steps) * 8, loss_first: 2.0, loss_last: 1.0 }
+        }
+        Job::Check { update } => Outcome::Checked { well_formed: update.len() == VALUES * 8 },
+        Job::Aggregate { model, updates, .. } => {
+            let mut values = read(model);
+            for (weight, update) in updates {
+                for (value, change) in values.iter_mut().zip(read(update)) {
+                    *value = value.wrapping_mul(31).wrapping_add(change.wrapping_mul(i64::from(*weight)));
+                }
+            }
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            Outcome::Aggregated { model: bytes.into(), norms: vec![updates.len() as u64] }
+        }
+    }
+}
+
+fn read(bytes: &[u8]) -> Vec<i64> {
+    bytes
+        .chunks_exact(8)
+        .map(|part| {
+            let mut value = [0; 8];
+            value.copy_from_slice(part);
+            i64::from_le_bytes(value)
+        })
+        .collect()
+}

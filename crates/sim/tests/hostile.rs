@@ -1,0 +1,177 @@
+//! What hostile or mistaken peers send, and what it must not do.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use shoal_sim::{Network, World, toy_genesis, toy_manifest};
+use shoal_swarm::{Config, Input, Output, Restored, Swarm};
+use shoal_wire::{
+    Digest, Envelope, Identity, Manifest, Millis, PeerId, Round,
+    frame::{Frame, Status},
+    limits,
+    record::{Join, Message, Said, Vote, VoteKind},
+};
+
+const GOOD: Network = Network { latency_ms: (5, 40), loss_per_mille: 0, duplicate_per_mille: 0 };
+
+fn identity(number: u32) -> Identity {
+    Identity::from_secret(Digest::of(&number.to_le_bytes()).0)
+}
+
+fn join(manifest: &Manifest, round: Round, who: &Identity) -> Envelope {
+    let message = Message::Join(Join { durable: true, trains: true });
+    Said { run: manifest.run(), round, message }.seal(who)
+}
+
+/// One anchor alone, and what it sends to its only link.
+struct Alone {
+    swarm: Swarm,
+    manifest: Manifest,
+    link: PeerId,
+    now: Millis,
+}
+
+impl Alone {
+    fn new(anchors: &[Identity]) -> Self {
+        let manifest = toy_manifest(anchors.iter().map(Identity::peer).collect());
+        let config = Config {
+            manifest: manifest.clone(),
+            identity: anchors[0].clone(),
+            join: Join { durable: true, trains: false },
+            archive: true,
+            entropy: [1; 32],
+        };
+        let restored = Restored { model: Some(toy_genesis()), ..Restored::default() };
+        let now = Millis(1);
+        let link = identity(1000).peer();
+        let mut alone = Self { swarm: Swarm::new(config, restored, now).unwrap(), manifest, link, now };
+        alone.drain();
+        alone.input(Input::LinkUp(link));
+        alone
+    }
+
+    fn input(&mut self, input: Input<'_>) -> Vec<Frame> {
+        self.swarm.handle(self.now, input).unwrap();
+        self.drain()
+    }
+
+    fn hear(&mut self, frame: &Frame) -> Vec<Frame> {
+        let from = self.link;
+        self.input(Input::Frame { from, bytes: &frame.encode() })
+    }
+
+    fn drain(&mut self) -> Vec<Frame> {
+        let mut sent = Vec::new();
+        loop {
+            match self.swarm.poll() {
+                Output::Send { frame, .. } => sent.push(Frame::decode(&frame).unwrap()),
+                Output::Idle(_) => return sent,
+                _ => {}
+            }
+        }
+    }
+
+    /// The heartbeat of the next second.
+    fn status(&mut self) -> Status {
+        self.now = self.now + 1_000;
+        let status = |frame| if let Frame::Status(status) = frame { Some(status) } else { None };
+        self.input(Input::Tick).into_iter().find_map(status).unwrap()
+    }
+}
+
+#[test]
+fn a_request_to_join_the_round_after_next_does_not_stop_this_one() {
+    let mut world = World::new(31, GOOD);
+    let peer = world.join();
+    assert!(world.run_until(60_000, |world| world.round() >= 2 && world.agree()));
+    let (anchor, next) = (world.anchor(), world.round() + 1);
+    let early = Frame::Said(join(world.manifest(), next + 1, &identity(7))).encode();
+    world.deliver(peer, anchor, &early);
+    world.deliver(anchor, peer, &early);
+    assert!(world.run_until(60_000, |world| world.round() >= next + 2), "stuck at {}", world.round());
+    assert_eq!(world.checker.violations, vec![]);
+}
+
+#[test]
+fn absurd_rounds_and_sizes_are_ignored() {
+    let mut world = World::new(32, GOOD);
+    let peer = world.join();
+    assert!(world.run_until(60_000, |world| world.round() >= 2));
+    let anchor = world.anchor();
+    let certificate = world.swarm(anchor).unwrap().certificates()[&1].clone();
+    for round in [0, 1, 2, 3, 4, u64::MAX - 1, u64::MAX] {
+        let mut odd = certificate.clone();
+        odd.body.round = round;
+        world.deliver(peer, anchor, &Frame::Certificates(vec![odd.clone(), odd]).encode());
+        world.deliver(peer, anchor, &Frame::GetCertificates(round).encode());
+        let status = Status { head: round, body: Digest::of(b""), envelopes: vec![round], seen: vec![] };
+        world.deliver(peer, anchor, &Frame::Status(status).encode());
+        let model = world.manifest().genesis;
+        world.deliver(peer, anchor, &Frame::GetRange { blob: model, offset: round, bytes: u32::MAX }.encode());
+        world.deliver(peer, anchor, &Frame::Range { blob: model, offset: round, bytes: vec![1] }.encode());
+        let said = Frame::Said(join(world.manifest(), round, &identity(9))).encode();
+        world.deliver(peer, anchor, &said);
+    }
+    let round = world.round();
+    assert!(world.run_until(60_000, |world| world.round() >= round + 2));
+    assert_eq!(world.checker.violations, vec![]);
+}
+
+#[test]
+fn an_envelope_is_sent_once_however_often_one_request_names_it() {
+    let mut alone = Alone::new(&[identity(0)]);
+    let joining = join(&alone.manifest, 1, &identity(1));
+    alone.hear(&Frame::Said(joining));
+    let id = alone.status().envelopes[0];
+    let answers = alone.hear(&Frame::Ask(vec![id; 50_000]));
+    assert_eq!(answers.iter().filter(|frame| matches!(frame, Frame::Said(_))).count(), 1);
+}
+
+#[test]
+fn requests_to_join_are_remembered_up_to_a_limit() {
+    let mut alone = Alone::new(&[identity(0)]);
+    for number in 1..=200 {
+        let joining = join(&alone.manifest, 1, &identity(number));
+        alone.hear(&Frame::Said(joining));
+    }
+    assert!(alone.status().envelopes.len() <= limits::JOINS_MAX + 8);
+}
+
+#[test]
+fn hearsay_is_not_passed_on() {
+    let silent = identity(2).peer();
+    let mut alone = Alone::new(&[identity(0), identity(2)]);
+    alone.input(Input::LinkUp(silent));
+    let seen = alone.status().seen;
+    assert!(seen.contains(&silent), "a fresh link counts as heard");
+    for _ in 0..10 {
+        let status = Status { head: 0, body: Digest::of(b""), envelopes: vec![], seen: vec![silent] };
+        alone.hear(&Frame::Status(status));
+        alone.status();
+    }
+    assert!(!alone.status().seen.contains(&silent));
+}
+
+#[test]
+fn a_peer_that_votes_twice_in_one_view_is_dropped_and_its_first_vote_stays() {
+    let (us, twice) = (identity(1), identity(2));
+    let mut alone = Alone::new(&[us, twice.clone()]);
+    let vote = |body: u8| {
+        let vote = Vote { view: 0, kind: VoteKind::Prevote, body: Some(Digest([body; 32])) };
+        Frame::Said(Said { run: alone.manifest.run(), round: 1, message: Message::Vote(vote) }.seal(&twice))
+    };
+    let votes = [vote(1), vote(2)];
+    let mut dropped = Vec::new();
+    for frame in votes {
+        let from = alone.link;
+        alone.swarm.handle(alone.now, Input::Frame { from, bytes: &frame.encode() }).unwrap();
+        loop {
+            match alone.swarm.poll() {
+                Output::Drop { peer, .. } => dropped.push(peer),
+                Output::Idle(_) => break,
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(dropped, [twice.peer()]);
+    assert_eq!(alone.status().envelopes.len(), 1);
+}

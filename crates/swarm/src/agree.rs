@@ -1,0 +1,433 @@
+//! The second half of a round: propose, prevote, precommit, certify.
+//!
+//! This is Tendermint's algorithm (Buchman, Kwon, Milosevic, arXiv 1807.04938) with one height a round: a peer locks a
+//! body when more than 2/3 of the weight prevoted it, and while locked prevotes another only when that one got more
+//! than 2/3 in a newer view. Votes leave after they reached stable storage.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use shoal_ledger::more_than_two_thirds;
+use shoal_wire::{
+    Digest, Envelope, PeerId, View,
+    record::{
+        Body, Certificate, Commit, Content, Lock, Message, Proposal, Recovery, Verdict, Vote, VoteKind, seed_hash,
+    },
+};
+
+use crate::{
+    Persisted, Record, Swarm,
+    state::{Aggregate, Phase, Stored},
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Validity {
+    Pending,
+    Valid,
+    Invalid,
+}
+
+impl Swarm {
+    pub(crate) fn agree(&mut self) {
+        if let Some((certificate, step)) = self.decision() {
+            self.adopt_checked(certificate, step);
+            return;
+        }
+        let others_began = self.pool.proposals().next().is_some() || self.pool.votes().next().is_some();
+        if others_began && self.round.started.is_some() {
+            self.round.closing_since.get_or_insert(self.now);
+        }
+        let Some(closing) = self.round.closing_since.filter(|_| self.has_head_model()) else { return };
+        self.round.view_since.get_or_insert(closing);
+        self.skip_views();
+        self.propose();
+        self.prevote();
+        self.precommit();
+        self.pass_time();
+    }
+
+    pub(crate) fn leader(&self, view: View) -> Option<PeerId> {
+        let leaders = self.chain.leaders();
+        if leaders.is_empty() { None } else { leaders.get(view as usize % leaders.len()).copied() }
+    }
+
+    /// Weight of those who voted in a view as `wanted` says.
+    fn voters(&self, kind: VoteKind, view: View, wanted: impl Fn(Option<Digest>) -> bool) -> u64 {
+        let peers: BTreeSet<PeerId> = self
+            .pool
+            .votes()
+            .filter(|(_, vote, _)| vote.kind == kind && vote.view == view && wanted(vote.body))
+            .map(|(peer, ..)| peer)
+            .collect();
+        self.weight_of(&peers)
+    }
+
+    fn is_quorum(&self, weight: u64) -> bool {
+        more_than_two_thirds(weight, self.total_weight())
+    }
+
+    fn body(&self, digest: Digest) -> Option<&Proposal> {
+        self.pool.proposals().map(|(_, proposal)| proposal).find(|proposal| proposal.body.digest() == digest)
+    }
+
+    /// More than 2/3 precommits for one body in one view, or a complete recovery.
+    fn decision(&self) -> Option<(Certificate, shoal_ledger::Step)> {
+        let mut tally: BTreeMap<(VoteKind, View, Digest), Vec<_>> = BTreeMap::new();
+        for (peer, vote, envelope) in self.pool.votes() {
+            if let (VoteKind::Precommit | VoteKind::Recovery, Some(body)) = (vote.kind, vote.body) {
+                tally.entry((vote.kind, vote.view, body)).or_default().push((peer, envelope));
+            }
+        }
+        for ((kind, view, digest), votes) in tally {
+            let peers: BTreeSet<PeerId> = votes.iter().map(|(peer, _)| *peer).collect();
+            if kind == VoteKind::Precommit && !self.is_quorum(self.weight_of(&peers)) {
+                continue;
+            }
+            let Some(proposal) = self.body(digest) else { continue };
+            let weights = self.chain.weights();
+            // Only those who answered count in a recovery; a vote of somebody else must not spoil it.
+            let answered = |peer: &PeerId| {
+                let recovery = proposal.body.recovery.as_ref();
+                recovery.is_none_or(|recovery| recovery.answers.iter().any(|answer| answer.from == *peer))
+            };
+            let signatures = votes
+                .iter()
+                .filter(|(peer, _)| weights.contains_key(peer) && answered(peer))
+                .map(|(peer, envelope)| (*peer, envelope.signature));
+            let certificate = Certificate { body: proposal.body.clone(), view, signatures: signatures.collect() };
+            if let Ok(step) = self.chain.check(&certificate) {
+                return Some((certificate, step));
+            }
+        }
+        None
+    }
+
+    /// When more than 1/3 of the weight is in a newer view, goes there.
+    fn skip_views(&mut self) {
+        let mut newer: BTreeMap<View, BTreeSet<PeerId>> = BTreeMap::new();
+        for (peer, vote, _) in self.pool.votes().filter(|(_, vote, _)| vote.kind != VoteKind::Recovery) {
+            if vote.view > self.round.view {
+                newer.entry(vote.view).or_default().insert(peer);
+            }
+        }
+        let total = self.total_weight();
+        let to = newer.iter().filter(|(_, peers)| self.weight_of(peers) * 3 > total).map(|(view, _)| *view).max();
+        if let Some(view) = to {
+            self.enter(view);
+        }
+    }
+
+    fn enter(&mut self, view: View) {
+        self.round.view = view;
+        self.round.phase = Phase::Propose;
+        self.round.view_since = Some(self.now);
+        self.round.prevotes_since = None;
+        self.round.precommits_since = None;
+        self.changed = true;
+    }
+
+    fn propose(&mut self) {
+        let view = self.round.view;
+        let mine = self.leader(view) == Some(self.me) && self.is_voter();
+        if !mine || self.round.phase != Phase::Propose || self.pool.proposal(self.me, view).is_some() {
+            return;
+        }
+        if let Some((valid_view, proposal)) = self.round.valid.clone() {
+            let again = Proposal { view, valid_view: Some(valid_view), body: proposal.body };
+            self.say(Message::Proposal(Box::new(again)));
+        } else if let Some(content) = self.fresh_content()
+            && let Some(body) = self.fresh_body(content, None)
+        {
+            self.say(Message::Proposal(Box::new(Proposal { view, valid_view: None, body })));
+        }
+    }
+
+    /// What this peer would certify now; `None` while something is still on its way.
+    pub(crate) fn fresh_content(&mut self) -> Option<Content> {
+        let list = self.pool.lists().first().map(|(envelope, list)| ((*envelope).clone(), (*list).clone()));
+        let Some((list, named)) = list else {
+            let nothing = self.pool.commits().next().is_none();
+            let empty = Content {
+                list: None,
+                commits: Vec::new(),
+                seeds: Vec::new(),
+                verdicts: Vec::new(),
+                norms: Vec::new(),
+                model: self.chain.head().model,
+            };
+            return nothing.then_some(empty);
+        };
+        let commits: Option<Vec<(Envelope, Commit)>> = named
+            .commits
+            .iter()
+            .map(|id| self.pool.commit(*id).map(|(envelope, commit)| (envelope.clone(), commit.clone())))
+            .collect();
+        let commits = commits?;
+        let verdicts = self.verdicts(&commits)?;
+        let seed = |(envelope, commit): &(Envelope, Commit)| {
+            self.pool.reveal(envelope.from).filter(|seed| seed_hash(*seed) == commit.seed_hash)
+        };
+        let seeds: Vec<Option<Digest>> = commits.iter().map(seed).collect();
+        let accepted = self.accepted(&commits, &verdicts);
+        let Aggregate::Done { digest, norms, .. } = self.aggregate(&accepted) else { return None };
+        Some(Content {
+            list: Some(list),
+            commits: commits.into_iter().map(|(envelope, _)| envelope).collect(),
+            seeds,
+            verdicts,
+            norms,
+            model: digest,
+        })
+    }
+
+    fn accepted(&self, commits: &[(Envelope, Commit)], verdicts: &[Verdict]) -> Vec<shoal_ledger::AcceptedUpdate> {
+        let accepted: Vec<&(Envelope, Commit)> = commits
+            .iter()
+            .zip(verdicts)
+            .filter(|(_, verdict)| **verdict == Verdict::Accepted)
+            .map(|(c, _)| c)
+            .collect();
+        let tokens: Vec<(PeerId, u64)> =
+            accepted.iter().map(|(envelope, commit)| (envelope.from, commit.tokens)).collect();
+        let weights = shoal_ledger::aggregate_weights(self.chain.manifest(), &self.chain.head().roster, &tokens);
+        accepted
+            .iter()
+            .zip(weights)
+            .map(|((envelope, commit), weight)| shoal_ledger::AcceptedUpdate {
+                peer: envelope.from,
+                update: commit.update,
+                bytes: commit.update_bytes,
+                weight,
+            })
+            .collect()
+    }
+
+    /// A body around a content, with everybody who wants in and out.
+    pub(crate) fn fresh_body(&mut self, content: Content, recovery: Option<Recovery>) -> Option<Body> {
+        let randomness = self.chain.randomness_after(&content.seeds);
+        let leaves: Vec<Envelope> =
+            self.pool.leaves().filter(|envelope| self.chain.member(envelope.from).is_some()).cloned().collect();
+        let joins = self.valid_joins().take(self.chain.free_places()).cloned().collect();
+        let mut body = Body {
+            run: self.run,
+            round: self.next_round(),
+            parent: self.chain.head().body,
+            view: self.round.view,
+            content,
+            joins,
+            leaves,
+            recovery,
+            roster: Vec::new(),
+            randomness,
+        };
+        match self.chain.roster_after(&body) {
+            Ok(roster) => {
+                body.roster = roster;
+                Some(body)
+            }
+            Err(error) => {
+                self.tell(crate::Event::Trouble(format!("cannot make a body: {error}")));
+                None
+            }
+        }
+    }
+
+    /// Recomputes a body: its rules, its updates' form, and its model digest.
+    pub(crate) fn validity(&mut self, body: &Body) -> Validity {
+        let digest = body.digest();
+        if let Some(known) = self.round.bodies.get(&digest) {
+            return if *known { Validity::Valid } else { Validity::Invalid };
+        }
+        let verdict = self.judge(body);
+        if verdict != Validity::Pending {
+            self.round.bodies.insert(digest, verdict == Validity::Valid);
+        }
+        verdict
+    }
+
+    fn judge(&mut self, body: &Body) -> Validity {
+        let Ok(step) = self.chain.check_body(body) else { return Validity::Invalid };
+        if self.slanders(body) {
+            return Validity::Invalid;
+        }
+        self.round.needed.extend(step.accepted.iter().map(|update| update.update));
+        for update in &step.accepted {
+            if update.bytes == 0 || update.bytes > self.model_bytes + 64 * 1024 {
+                return Validity::Invalid;
+            }
+            self.transfers.want(update.update, update.bytes);
+            self.check(update.update);
+            match self.round.checks.get(&update.update) {
+                Some(Some(true)) => {}
+                Some(Some(false)) => return Validity::Invalid,
+                _ => return Validity::Pending,
+            }
+        }
+        match self.aggregate(&step.accepted) {
+            Aggregate::Pending | Aggregate::Failed => Validity::Pending,
+            Aggregate::Done { digest, norms, .. } => {
+                if digest == step.model && norms == step.norms {
+                    Validity::Valid
+                } else {
+                    Validity::Invalid
+                }
+            }
+        }
+    }
+
+    /// Whether a body calls an update malformed that this peer found well-formed.
+    fn slanders(&self, body: &Body) -> bool {
+        let verdicts = body.content.commits.iter().zip(&body.content.verdicts);
+        let malformed = verdicts.filter(|(_, verdict)| **verdict == Verdict::Malformed);
+        let mut updates = malformed.filter_map(|(envelope, _)| self.pool.commit(envelope.id()));
+        updates.any(|(_, commit)| self.round.checks.get(&commit.update) == Some(&Some(true)))
+    }
+
+    fn prevote(&mut self) {
+        if self.round.phase != Phase::Propose {
+            return;
+        }
+        let view = self.round.view;
+        let proposal = self.leader(view).and_then(|leader| self.pool.proposal(leader, view)).cloned();
+        let Some(proposal) = proposal.filter(|proposal| proposal.body.recovery.is_none()) else { return };
+        let digest = proposal.body.digest();
+        let locked_on = self.round.lock.map(|(lock, body)| (lock.view, body));
+        let free = match proposal.valid_view {
+            None => locked_on.is_none_or(|(_, body)| body == digest),
+            Some(valid_view) if valid_view < view => {
+                if !self.is_quorum(self.voters(VoteKind::Prevote, valid_view, |body| body == Some(digest))) {
+                    return;
+                }
+                locked_on.is_none_or(|(lock, body)| lock <= valid_view || body == digest)
+            }
+            Some(_) => false,
+        };
+        match self.validity(&proposal.body) {
+            Validity::Pending => {}
+            Validity::Valid if free => self.cast(VoteKind::Prevote, view, Some(digest)),
+            _ => self.cast(VoteKind::Prevote, view, None),
+        }
+    }
+
+    fn precommit(&mut self) {
+        let view = self.round.view;
+        let leader = self.leader(view);
+        let proposal = leader.and_then(|leader| self.pool.proposal(leader, view)).cloned();
+        if let Some(proposal) = proposal {
+            let digest = proposal.body.digest();
+            let polka = self.is_quorum(self.voters(VoteKind::Prevote, view, |body| body == Some(digest)));
+            if polka && self.round.phase != Phase::Propose && self.validity(&proposal.body) == Validity::Valid {
+                let content = proposal.body.content.digest();
+                if self.round.valid.as_ref().is_none_or(|(valid_view, _)| *valid_view < view) {
+                    self.round.valid = Some((view, Box::new(proposal)));
+                }
+                if self.round.phase == Phase::Prevote {
+                    self.round.lock = Some((Lock { view, content }, digest));
+                    self.cast(VoteKind::Precommit, view, Some(digest));
+                }
+            }
+        }
+        if self.round.phase == Phase::Prevote
+            && self.is_quorum(self.voters(VoteKind::Prevote, view, |body| body.is_none()))
+        {
+            self.cast(VoteKind::Precommit, view, None);
+        }
+    }
+
+    /// Ends what takes too long.
+    fn pass_time(&mut self) {
+        let view = self.round.view;
+        let view_ms = u64::from(self.chain.manifest().timing.view_ms);
+        let patience_ms = view_ms * u64::from(view.min(20) + 1);
+        if self.round.phase == Phase::Propose
+            && self.round.view_since.is_some_and(|since| self.now.since(since) >= self.propose_ms())
+        {
+            self.cast(VoteKind::Prevote, view, None);
+        }
+        if self.is_quorum(self.voters(VoteKind::Prevote, view, |_| true)) {
+            let since = *self.round.prevotes_since.get_or_insert(self.now);
+            if self.round.phase == Phase::Prevote && self.now.since(since) >= patience_ms {
+                self.cast(VoteKind::Precommit, view, None);
+            }
+        }
+        if self.is_quorum(self.voters(VoteKind::Precommit, view, |_| true)) {
+            let since = *self.round.precommits_since.get_or_insert(self.now);
+            if self.now.since(since) >= patience_ms {
+                self.enter(view + 1);
+            }
+        }
+    }
+
+    fn propose_ms(&self) -> u64 {
+        let timing = &self.chain.manifest().timing;
+        let view = self.round.view;
+        let view_ms = u64::from(timing.view_ms);
+        if self.leader(view).is_some_and(|leader| !self.is_present(leader)) {
+            return view_ms / 2;
+        }
+        let exchange_ms = if view == 0 { u64::from(timing.exchange_ms_max) } else { 0 };
+        exchange_ms + view_ms * u64::from(view.min(20) + 1)
+    }
+
+    /// Decides a vote, stores it, and sends it once it is stored. A peer that may not vote only follows.
+    pub(crate) fn cast(&mut self, kind: VoteKind, view: View, body: Option<Digest>) {
+        match kind {
+            VoteKind::Prevote => self.round.phase = Phase::Prevote,
+            VoteKind::Precommit => self.round.phase = Phase::Precommit,
+            VoteKind::Recovery => {}
+        }
+        self.changed = true;
+        if !self.is_voter() || self.round.voted.contains_key(&(kind, view)) {
+            return;
+        }
+        self.round.voted.insert((kind, view), body);
+        let vote = Vote { view, kind, body };
+        let locked = self.round.lock.filter(|_| kind == VoteKind::Precommit && body.is_some());
+        // An anchor may sign one recovery only, so it must be able to propose that one again.
+        let kept = locked.map(|(_, digest)| digest).or(body.filter(|_| kind == VoteKind::Recovery));
+        let record = Persisted {
+            round: self.next_round(),
+            vote,
+            lock: locked.map(|(lock, _)| lock),
+            proposal: kept.and_then(|digest| self.body(digest)).cloned().map(Box::new),
+        };
+        self.persist(Stored::Vote { round: record.round, vote }, Record::Vote(record));
+    }
+
+    pub(crate) fn vote_stored(&mut self, round: shoal_wire::Round, vote: Vote) {
+        if round == self.next_round() {
+            self.say(Message::Vote(vote));
+        }
+    }
+
+    /// Goes on from the votes of this round that were stored before a restart. A disk that lost certificates still
+    /// knows votes of later rounds, and these bind too.
+    pub(crate) fn restore_votes(&mut self) {
+        let head = self.chain.head().round;
+        self.stored_votes.retain(|stored| stored.round > head);
+        for stored in self.stored_votes.clone() {
+            let other_chain = |proposal: &Proposal| proposal.body.parent != self.chain.head().body;
+            if stored.round != self.next_round() || stored.proposal.as_deref().is_some_and(other_chain) {
+                continue;
+            }
+            let vote = stored.vote;
+            self.round.voted.insert((vote.kind, vote.view), vote.body);
+            match (stored.lock, stored.proposal) {
+                (Some(lock), Some(proposal)) => {
+                    self.round.lock = Some((lock, proposal.body.digest()));
+                    self.round.valid = Some((lock.view, proposal));
+                }
+                (None, Some(proposal)) if self.anchors().contains(&self.me) => {
+                    self.say(Message::Proposal(proposal));
+                }
+                _ => {}
+            }
+            if vote.kind != VoteKind::Recovery && vote.view >= self.round.view {
+                let reached = if vote.kind == VoteKind::Precommit { Phase::Precommit } else { Phase::Prevote };
+                let same_view = vote.view == self.round.view;
+                self.round.phase = if same_view { self.round.phase.max(reached) } else { reached };
+                self.round.view = vote.view;
+            }
+            self.say(Message::Vote(vote));
+        }
+    }
+}

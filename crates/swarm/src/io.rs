@@ -1,0 +1,204 @@
+//! What goes into a [`crate::Swarm`] and what comes out.
+
+use std::sync::Arc;
+
+use shoal_wire::{
+    Digest, Manifest, Millis, PeerId, Round,
+    record::{Certificate, Join, Lock, Proposal, Verdict, Vote},
+    sign::Identity,
+};
+
+/// Bytes shared between the state machine and its shell without copying.
+pub type Bytes = Arc<[u8]>;
+pub type JobId = u64;
+pub type RecordId = u64;
+
+/// Who this peer is and what it offers.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub manifest: Manifest,
+    pub identity: Identity,
+    /// Whether it trains, and whether its votes survive a crash.
+    pub join: Join,
+    /// Keeps every update of the run, so that others can replay it.
+    pub archive: bool,
+    /// Fresh random bytes: the seeds of this peer's commits derive from them.
+    pub entropy: [u8; 32],
+}
+
+/// What the store gave back after a restart; all empty for a newcomer.
+#[derive(Clone, Debug, Default)]
+pub struct Restored {
+    /// The chain from round 1, without gaps.
+    pub certificates: Vec<Certificate>,
+    /// The model of the last certified round, when the store has it.
+    pub model: Option<Bytes>,
+    /// Votes of the rounds after the last certificate.
+    pub votes: Vec<Persisted>,
+}
+
+/// What happens to a peer.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// Frames can be exchanged with this peer from now on, directly or through a relay.
+    LinkUp(PeerId),
+    LinkDown(PeerId),
+    /// One frame, as bytes from outside.
+    Frame {
+        from: PeerId,
+        bytes: &'a [u8],
+    },
+    /// A [`Output::Compute`] finished.
+    Computed {
+        job: JobId,
+        outcome: Outcome,
+    },
+    /// A [`Output::Persist`] reached stable storage.
+    Persisted(RecordId),
+    /// A [`Output::Persist`] could not be stored: this peer stops voting.
+    PersistFailed {
+        record: RecordId,
+        reason: String,
+    },
+    /// Answer to [`Output::Load`].
+    Loaded {
+        blob: Digest,
+        bytes: Option<Bytes>,
+    },
+    /// Time passed; nothing else.
+    Tick,
+    Command(Command),
+}
+
+/// What its person asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Ask to be taken into the roster and train.
+    Start,
+    /// Go on following the run without training.
+    Pause,
+    /// Say good-bye; links may be closed after the next drain.
+    Leave,
+}
+
+#[derive(Debug, PartialEq)]
+pub enum Output {
+    /// One frame for one linked peer; `bulk` frames yield to others.
+    Send {
+        to: PeerId,
+        frame: Vec<u8>,
+        bulk: bool,
+    },
+    /// This peer broke the rules: close the link.
+    Drop {
+        peer: PeerId,
+        why: String,
+    },
+    Compute {
+        job: JobId,
+        work: Job,
+    },
+    /// Training must end now; its outcome so far counts (`keep`) or is of no use any more.
+    Stop {
+        job: JobId,
+        keep: bool,
+    },
+    /// Store this, then say [`Input::Persisted`].
+    Persist {
+        id: RecordId,
+        record: Record,
+    },
+    /// Read a blob from the store, then say [`Input::Loaded`].
+    Load {
+        blob: Digest,
+    },
+    Tell(Event),
+    /// Nothing more until an input, or this time.
+    Idle(Millis),
+}
+
+/// Work for the engine and the outer step.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Job {
+    /// Train from `model` (the parameters after round `round - 1`).
+    Train {
+        round: Round,
+        model: Bytes,
+        randomness: Digest,
+        steps: u32,
+        /// What became of the last update that a training job made; `None` when there was none. Told again until a
+        /// job makes the next one, since a job that was stopped may not have begun.
+        settled: Option<bool>,
+    },
+    /// Is this a well-formed update for the run's model?
+    Check { update: Bytes },
+    /// The outer step: clip, weigh, average and apply updates to `model`.
+    Aggregate { model: Bytes, updates: Vec<(u16, Bytes)>, history: Vec<Vec<u64>> },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    Trained { update: Bytes, steps: u32, tokens: u64, loss_first: f32, loss_last: f32 },
+    Checked { well_formed: bool },
+    Aggregated { model: Bytes, norms: Vec<u64> },
+    Failed { reason: String },
+}
+
+/// What must survive a crash.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Record {
+    Vote(Persisted),
+    Certificate(Box<Certificate>),
+    /// An update or a checkpoint. Unpinned blobs may be dropped when space is short.
+    Blob {
+        digest: Digest,
+        bytes: Bytes,
+        pinned: bool,
+    },
+}
+
+/// A vote as it is stored before it is sent, with the lock it stands for.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Persisted {
+    pub round: Round,
+    pub vote: Vote,
+    pub lock: Option<Lock>,
+    /// The locked proposal, so that it can be proposed again after a restart.
+    pub proposal: Option<Box<Proposal>>,
+}
+
+/// News for the shell and its person.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The chain grew by one round and the model is here.
+    Certified {
+        round: Round,
+        body: Digest,
+        model: Digest,
+        accepted: u32,
+        own: Option<Verdict>,
+        recovery: bool,
+    },
+    /// This peer was behind and now holds the common model of this round.
+    CaughtUp {
+        round: Round,
+        model: Digest,
+    },
+    /// A provisional recovery was replaced by an ordinary certificate.
+    RolledBack {
+        to: Round,
+    },
+    JoinedRoster {
+        round: Round,
+    },
+    LeftRoster {
+        round: Round,
+    },
+    /// Too little weight is present; training goes on locally.
+    Waiting {
+        present: u32,
+        needed: u32,
+    },
+    /// Something failed here, in words.
+    Trouble(String),
+}

@@ -1,0 +1,21 @@
+//! Who does what, when: one sans-I/O state machine per peer.
+//!
+//! The law: `handle(now, input)`, then `poll()` until it says [`Output::Idle`]. A second `handle` before the
+//! outputs are drained is a [`Misuse`]. The swarm treats models and updates as opaque bytes with digests.
+
+mod agree;
+mod io;
+pub mod mesh;
+mod pool;
+mod recover;
+mod round;
+mod snapshot;
+mod state;
+mod swarm;
+mod sync;
+mod transfer;
+
+pub use io::*;
+pub use snapshot::{Phase, RosterEntry, Snapshot};
+pub use state::Swarm;
+pub use swarm::{Misuse, SwarmError};

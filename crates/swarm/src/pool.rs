@@ -1,0 +1,250 @@
+//! The signed messages of the round in progress.
+//!
+//! Each peer may say each thing once (each kind, each view), so a flooder fills its own places only. Messages spread
+//! by forwarding; what was lost is found by comparing the short ids in heartbeats.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use shoal_wire::{
+    Digest, Envelope, PeerId, Round, View,
+    limits::{JOINS_MAX, MESSAGES_PER_PEER_MAX, POOL_BYTES_PER_PEER_MAX},
+    record::{Commit, CommitList, Message, Proposal, RecoveryAnswer, Said, Vote, VoteKind},
+};
+
+/// Views further ahead than this are not remembered.
+const VIEWS_AHEAD_MAX: View = 64;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Slot {
+    Join,
+    Leave,
+    Commit,
+    CommitList(View),
+    Reveal,
+    Have,
+    Proposal(View),
+    Vote(VoteKind, View),
+    /// Of recoveries, a peer's newest attempt takes the place of earlier ones: attempts go on as long as it takes.
+    RecoveryCall,
+    RecoveryAnswer,
+    RecoveryProposal,
+    RecoveryVote,
+}
+
+impl Slot {
+    fn of(message: &Message) -> Self {
+        match message {
+            Message::Join(_) => Self::Join,
+            Message::Leave => Self::Leave,
+            Message::Commit(_) => Self::Commit,
+            Message::CommitList(list) => Self::CommitList(list.view),
+            Message::Reveal(_) => Self::Reveal,
+            Message::Have(_) => Self::Have,
+            Message::Proposal(proposal) if proposal.body.recovery.is_some() => Self::RecoveryProposal,
+            Message::Proposal(proposal) => Self::Proposal(proposal.view),
+            Message::Vote(vote) if vote.kind == VoteKind::Recovery => Self::RecoveryVote,
+            Message::Vote(vote) => Self::Vote(vote.kind, vote.view),
+            Message::RecoveryCall(_) => Self::RecoveryCall,
+            Message::RecoveryAnswer(_) => Self::RecoveryAnswer,
+        }
+    }
+
+    const fn view(self) -> View {
+        match self {
+            Self::CommitList(view) | Self::Proposal(view) | Self::Vote(_, view) => view,
+            _ => 0,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    envelope: Envelope,
+    said: Said,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Pool {
+    entries: BTreeMap<(PeerId, Slot), Entry>,
+    ids: BTreeMap<u64, (PeerId, Slot)>,
+    /// Ids that were looked at and not kept, so that they are not asked for again.
+    refused: BTreeSet<u64>,
+}
+
+/// First eight bytes of an envelope's id.
+pub(crate) fn short(id: Digest) -> u64 {
+    let mut first = [0; 8];
+    first.copy_from_slice(&id.0[..8]);
+    u64::from_le_bytes(first)
+}
+
+/// The attempt at a recovery that a message belongs to.
+fn attempt(message: &Message) -> Option<u32> {
+    match message {
+        Message::RecoveryCall(call) => Some(call.attempt),
+        Message::RecoveryAnswer(answer) => Some(answer.attempt),
+        Message::Proposal(proposal) if proposal.body.recovery.is_some() => Some(proposal.view),
+        Message::Vote(vote) if vote.kind == VoteKind::Recovery => Some(vote.view),
+        _ => None,
+    }
+}
+
+impl Pool {
+    /// Whether an envelope with this short id was seen in this round.
+    pub fn knows(&self, id: u64) -> bool {
+        self.ids.contains_key(&id) || self.refused.contains(&id)
+    }
+
+    pub fn refuse(&mut self, id: u64) {
+        if self.refused.len() < MESSAGES_PER_PEER_MAX * 16 {
+            self.refused.insert(id);
+        }
+    }
+
+    /// Keeps a message unless its author already said something in its place; returns whether it was kept.
+    pub fn insert(&mut self, envelope: Envelope, said: Said, view: View) -> bool {
+        let id = short(envelope.id());
+        let from = envelope.from;
+        let slot = Slot::of(&said.message);
+        let said_before = self.entries.range((from, Slot::Join)..).take_while(|((peer, _), _)| *peer == from);
+        let (count, bytes) =
+            said_before.fold((0, 0), |(count, bytes), (_, entry)| (count + 1, bytes + entry.envelope.payload.len()));
+        let full = count >= MESSAGES_PER_PEER_MAX
+            || bytes + envelope.payload.len() > POOL_BYTES_PER_PEER_MAX
+            || (slot == Slot::Join && self.joins().count() >= JOINS_MAX);
+        let replaces = match (&said.message, self.entries.get(&(from, slot)).map(|entry| &entry.said.message)) {
+            (_, None) => !full && slot.view() <= view.saturating_add(VIEWS_AHEAD_MAX),
+            (Message::Have(new), Some(Message::Have(old))) => new.updates.len() > old.updates.len(),
+            (Message::Join(_), Some(_)) => {
+                self.entries.get(&(from, slot)).is_some_and(|old| old.said.round < said.round)
+            }
+            (new, Some(old)) => attempt(new).zip(attempt(old)).is_some_and(|(new, old)| new > old),
+        };
+        if !replaces {
+            self.refuse(id);
+            return false;
+        }
+        if let Some(old) = self.entries.insert((from, slot), Entry { envelope, said }) {
+            let old = short(old.envelope.id());
+            self.ids.remove(&old);
+            self.refuse(old);
+        }
+        self.ids.insert(id, (from, slot));
+        true
+    }
+
+    /// Whether this peer voted otherwise in the same place: equivocation, which its own signatures prove.
+    pub fn contradicts(&self, from: PeerId, said: &Said) -> bool {
+        let before = self.entries.get(&(from, Slot::of(&said.message))).map(|entry| &entry.said.message);
+        matches!((before, &said.message), (Some(Message::Vote(old)), Message::Vote(new)) if old != new)
+    }
+
+    pub fn ids(&self) -> Vec<u64> {
+        self.ids.keys().copied().collect()
+    }
+
+    pub fn envelope(&self, id: u64) -> Option<&Envelope> {
+        self.ids.get(&id).and_then(|key| self.entries.get(key)).map(|entry| &entry.envelope)
+    }
+
+    /// Starts the next round: only requests to join outlive a round.
+    pub fn next_round(&mut self, keep_join: impl Fn(Round, PeerId) -> bool) {
+        self.entries.retain(|(peer, slot), entry| *slot == Slot::Join && keep_join(entry.said.round, *peer));
+        self.ids.retain(|_, key| self.entries.contains_key(key));
+        self.refused.clear();
+    }
+
+    fn all(&self) -> impl Iterator<Item = (PeerId, &Entry)> {
+        self.entries.iter().map(|((peer, _), entry)| (*peer, entry))
+    }
+
+    /// Requests to join, with the round in which each was made.
+    pub fn joins(&self) -> impl Iterator<Item = (&Envelope, Round)> {
+        self.all().filter_map(|(_, entry)| match entry.said.message {
+            Message::Join(_) => Some((&entry.envelope, entry.said.round)),
+            _ => None,
+        })
+    }
+
+    pub fn leaves(&self) -> impl Iterator<Item = &Envelope> {
+        self.all().filter(|(_, entry)| entry.said.message == Message::Leave).map(|(_, entry)| &entry.envelope)
+    }
+
+    pub fn commits(&self) -> impl Iterator<Item = (&Envelope, &Commit)> {
+        self.all().filter_map(|(_, entry)| match &entry.said.message {
+            Message::Commit(commit) => Some((&entry.envelope, commit)),
+            _ => None,
+        })
+    }
+
+    pub fn commit(&self, id: Digest) -> Option<(&Envelope, &Commit)> {
+        self.commits().find(|(envelope, _)| envelope.id() == id)
+    }
+
+    /// Lists of commits, lowest view first.
+    pub fn lists(&self) -> Vec<(&Envelope, &CommitList)> {
+        let mut lists: Vec<_> = self
+            .all()
+            .filter_map(|(_, entry)| match &entry.said.message {
+                Message::CommitList(list) => Some((&entry.envelope, list)),
+                _ => None,
+            })
+            .collect();
+        lists.sort_by_key(|(_, list)| list.view);
+        lists
+    }
+
+    pub fn reveal(&self, peer: PeerId) -> Option<Digest> {
+        match self.entries.get(&(peer, Slot::Reveal)).map(|entry| &entry.said.message) {
+            Some(Message::Reveal(seed)) => Some(*seed),
+            _ => None,
+        }
+    }
+
+    /// Peers that say they hold an update.
+    pub fn holders(&self, update: Digest) -> impl Iterator<Item = PeerId> {
+        self.all().filter_map(move |(peer, entry)| match &entry.said.message {
+            Message::Have(have) if have.updates.contains(&update) => Some(peer),
+            _ => None,
+        })
+    }
+
+    pub fn proposal(&self, peer: PeerId, view: View) -> Option<&Proposal> {
+        match self.entries.get(&(peer, Slot::Proposal(view))).map(|entry| &entry.said.message) {
+            Some(Message::Proposal(proposal)) => Some(proposal),
+            _ => None,
+        }
+    }
+
+    pub fn proposals(&self) -> impl Iterator<Item = (PeerId, &Proposal)> {
+        self.all().filter_map(|(peer, entry)| match &entry.said.message {
+            Message::Proposal(proposal) => Some((peer, &**proposal)),
+            _ => None,
+        })
+    }
+
+    pub fn votes(&self) -> impl Iterator<Item = (PeerId, Vote, &Envelope)> {
+        self.all().filter_map(|(peer, entry)| match entry.said.message {
+            Message::Vote(vote) => Some((peer, vote, &entry.envelope)),
+            _ => None,
+        })
+    }
+
+    /// Newest attempt at a recovery that an anchor called.
+    pub fn recovery_call(&self, anchors: &[PeerId]) -> Option<u32> {
+        self.all()
+            .filter(|(peer, _)| anchors.contains(peer))
+            .filter_map(|(_, entry)| match entry.said.message {
+                Message::RecoveryCall(call) => Some(call.attempt),
+                _ => None,
+            })
+            .max()
+    }
+
+    pub fn recovery_answers(&self, attempt: u32) -> impl Iterator<Item = (&Envelope, &RecoveryAnswer)> {
+        self.all().filter_map(move |(_, entry)| match &entry.said.message {
+            Message::RecoveryAnswer(answer) if answer.attempt == attempt => Some((&entry.envelope, answer)),
+            _ => None,
+        })
+    }
+}

@@ -1,0 +1,164 @@
+//! Going on without a quorum: an anchor asks who is there, and those present certify with it.
+//!
+//! A recovery carries every present peer's lock and goes on with the newest, and it is provisional: an ordinary
+//! certificate from the same parent beats it within the manifest's window. An anchor signs at most one a round, and
+//! only after everybody else who is present signed it.
+
+use std::collections::BTreeSet;
+
+use shoal_ledger::more_than_two_thirds;
+use shoal_wire::{
+    Digest, Envelope, PeerId,
+    record::{Content, Lock, Message, Proposal, Recovery, RecoveryAnswer, RecoveryCall, VoteKind},
+};
+
+use crate::{Event, Swarm, agree::Validity};
+
+/// An attempt that is not complete after this many view timeouts is followed by another.
+const ATTEMPT_VIEWS: u64 = 4;
+
+impl Swarm {
+    pub(crate) fn recover(&mut self) {
+        self.watch_presence();
+        self.call();
+        self.answer();
+        self.propose_recovery();
+        self.vote_recovery();
+    }
+
+    fn here(&self) -> BTreeSet<PeerId> {
+        let leaving: BTreeSet<PeerId> = self.pool.leaves().map(|envelope| envelope.from).collect();
+        let members = self.chain.head().roster.iter().map(|member| member.peer);
+        members.filter(|peer| self.is_present(*peer) && !leaving.contains(peer)).collect()
+    }
+
+    /// Notes since when those present are no quorum while a round waits for one.
+    fn watch_presence(&mut self) {
+        let present = self.weight_of(&self.here());
+        let total = self.total_weight();
+        if more_than_two_thirds(present, total) || self.round.closing_since.is_none() {
+            self.round.lacking_since = None;
+        } else if self.round.lacking_since.is_none() {
+            self.round.lacking_since = Some(self.now);
+            self.tell(Event::Waiting { present: present as u32, needed: (total * 2 / 3 + 1) as u32 });
+        }
+    }
+
+    /// The first anchor that is present calls once too little weight was there for long enough; members that said
+    /// good-bye are not waited for.
+    fn call(&mut self) {
+        let Some(since) = self.round.lacking_since else { return };
+        let first_anchor = self.here().into_iter().find(|peer| self.anchors().contains(peer));
+        if first_anchor != Some(self.me) || !self.is_voter() || !self.has_head_model() {
+            return;
+        }
+        let timing = &self.chain.manifest().timing;
+        let (view_ms, recovery_ms) = (u64::from(timing.view_ms), u64::from(timing.recovery_ms));
+        let leaving = self.pool.leaves().next().is_some();
+        let patience_ms = if leaving { view_ms.min(recovery_ms) } else { recovery_ms };
+        let attempt = match self.round.attempt {
+            // After a restart, the others remember attempts that this peer does not.
+            None if self.now.since(since) >= patience_ms && !self.signed_recovery() => {
+                self.pool.recovery_call(self.anchors()).map_or(0, |seen| seen.saturating_add(1))
+            }
+            Some((attempt, called)) if self.now.since(called) >= ATTEMPT_VIEWS * view_ms && !self.signed_recovery() => {
+                attempt.saturating_add(1)
+            }
+            _ => return,
+        };
+        self.round.attempt = Some((attempt, self.now));
+        self.say(Message::RecoveryCall(RecoveryCall { attempt }));
+    }
+
+    fn signed_recovery(&self) -> bool {
+        self.round.voted.keys().any(|(kind, _)| *kind == VoteKind::Recovery)
+    }
+
+    fn answer(&mut self) {
+        let Some(attempt) = self.pool.recovery_call(self.anchors()).filter(|_| self.is_member()) else { return };
+        let answered = self.pool.recovery_answers(attempt).any(|(envelope, _)| envelope.from == self.me);
+        if !answered {
+            let lock = self.round.lock.map(|(lock, _)| lock);
+            self.say(Message::RecoveryAnswer(RecoveryAnswer { attempt, lock }));
+        }
+    }
+
+    fn propose_recovery(&mut self) {
+        let Some((attempt, called)) = self.round.attempt else { return };
+        if self.round.recovery_proposed == Some(attempt) {
+            return;
+        }
+        let answers: Vec<(Envelope, Option<Lock>)> = self
+            .pool
+            .recovery_answers(attempt)
+            .filter(|(envelope, _)| self.chain.member(envelope.from).is_some())
+            .map(|(envelope, answer)| (envelope.clone(), answer.lock))
+            .collect();
+        let answered: BTreeSet<PeerId> = answers.iter().map(|(envelope, _)| envelope.from).collect();
+        let everybody = self.here().is_subset(&answered);
+        if !everybody && self.now.since(called) < u64::from(self.chain.manifest().timing.view_ms) {
+            return;
+        }
+        let newest = answers.iter().filter_map(|(_, lock)| *lock).max_by_key(|lock| (lock.view, lock.content));
+        let content = match newest {
+            Some(lock) => self.content(lock.content),
+            None => self.fresh_content(),
+        };
+        let Some(content) = content else { return };
+        let recovery = Recovery { attempt, answers: answers.into_iter().map(|(envelope, _)| envelope).collect() };
+        if let Some(body) = self.fresh_body(content, Some(recovery)) {
+            self.round.recovery_proposed = Some(attempt);
+            self.say(Message::Proposal(Box::new(Proposal { view: attempt, valid_view: None, body })));
+        }
+    }
+
+    fn content(&self, digest: Digest) -> Option<Content> {
+        let own = self.round.valid.iter().map(|(_, proposal)| &**proposal);
+        let all = self.pool.proposals().map(|(_, proposal)| proposal).chain(own);
+        all.map(|proposal| &proposal.body.content).find(|content| content.digest() == digest).cloned()
+    }
+
+    /// Everybody who is present signs the newest attempt; an anchor comes last, and once.
+    fn vote_recovery(&mut self) {
+        let anchors = self.anchors().to_vec();
+        let newest = self
+            .pool
+            .proposals()
+            .filter(|(from, proposal)| anchors.contains(from) && proposal.body.recovery.is_some())
+            .max_by_key(|(_, proposal)| proposal.view)
+            .map(|(_, proposal)| proposal.clone());
+        let Some(proposal) = newest.filter(|_| self.has_head_model()) else { return };
+        let present: Vec<PeerId> = proposal
+            .body
+            .recovery
+            .iter()
+            .flat_map(|recovery| &recovery.answers)
+            .map(|envelope| envelope.from)
+            .collect();
+        let view = proposal.view;
+        if !present.contains(&self.me) || self.round.voted.contains_key(&(VoteKind::Recovery, view)) {
+            return;
+        }
+        let digest = proposal.body.digest();
+        if anchors.contains(&self.me) {
+            let voted: BTreeSet<PeerId> = self
+                .pool
+                .votes()
+                .filter(|(_, vote, _)| {
+                    vote.kind == VoteKind::Recovery && vote.view == view && vote.body == Some(digest)
+                })
+                .map(|(peer, ..)| peer)
+                .collect();
+            let weights = self.chain.weights();
+            let awaited = |peer: &&PeerId| {
+                !anchors.contains(peer) && !voted.contains(peer) && weights.get(peer).is_some_and(|weight| *weight > 0)
+            };
+            if self.signed_recovery() || present.iter().any(|peer| awaited(&peer)) {
+                return;
+            }
+        }
+        if self.validity(&proposal.body) == Validity::Valid {
+            self.cast(VoteKind::Recovery, view, Some(digest));
+        }
+    }
+}

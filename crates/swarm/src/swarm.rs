@@ -1,0 +1,279 @@
+//! The one law: [`Swarm::handle`], then [`Swarm::poll`] until idle.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use shoal_ledger::Chain;
+use shoal_wire::{Digest, Millis, PeerId, Round, frame::Frame, record::Message};
+use thiserror::Error;
+
+use crate::{
+    Bytes, Command, Config, Event, Input, JobId, Outcome, Output, Restored,
+    pool::Pool,
+    state::{Aggregate, Link, Purpose, RoundState, Stored, Swarm},
+    transfer::{Arrival, Transfers},
+};
+
+/// With something under way, timers are looked at this often.
+const BUSY_TICK_MS: u64 = 100;
+/// A bound on passes over the rules for one input; the rules settle in a few.
+const PASSES_MAX: usize = 64;
+
+/// The caller broke the law.
+#[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
+pub enum Misuse {
+    #[error("handle was called before poll said Idle")]
+    NotDrained,
+}
+
+/// What was restored does not fit the run.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+pub enum SwarmError {
+    #[error("stored certificate of round {round} does not hold: {source}")]
+    Chain { round: Round, source: shoal_ledger::LedgerError },
+}
+
+impl Swarm {
+    /// A peer at the point where its store left it, or before round 1.
+    pub fn new(config: Config, restored: Restored, now: Millis) -> Result<Self, SwarmError> {
+        let mut chain = Chain::new(config.manifest);
+        let mut certificates = BTreeMap::new();
+        for certificate in restored.certificates {
+            let round = certificate.body.round;
+            chain.apply(&certificate).map_err(|source| SwarmError::Chain { round, source })?;
+            certificates.insert(round, certificate);
+        }
+        let head = chain.head();
+        let head_round = head.round;
+        let model = restored.model.filter(|model| Digest::of(model) == head.model).map(|model| (head.round, model));
+        let me = config.identity.peer();
+        let mut swarm = Self {
+            me,
+            run: chain.run(),
+            identity: config.identity,
+            join: config.join,
+            archive: config.archive,
+            entropy: config.entropy,
+            now,
+            out: VecDeque::new(),
+            drained: true,
+            changed: false,
+            was_member: chain.member(me).is_some(),
+            certificates,
+            model_bytes: 0,
+            model: None,
+            steps: BTreeMap::new(),
+            checkpoint: None,
+            stuck_since: None,
+            links: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            pool: Pool::default(),
+            early: BTreeMap::new(),
+            transfers: Transfers::default(),
+            round: RoundState::default(),
+            jobs: BTreeMap::new(),
+            next_job: 1,
+            records: BTreeMap::new(),
+            next_record: 1,
+            next_heartbeat: now,
+            active: false,
+            stored_votes: restored.votes,
+            storage_works: true,
+            settled: None,
+            accepted_own: 0,
+            stored_round: head_round,
+            gather_ms: VecDeque::new(),
+            chain,
+        };
+        if let Some((round, model)) = model {
+            swarm.model_bytes = model.len() as u64;
+            swarm.transfers.keep(Digest::of(&model), model.clone());
+            swarm.model = Some((round, model));
+        }
+        swarm.restore_votes();
+        swarm.advance();
+        Ok(swarm)
+    }
+
+    /// Tells a newcomer how large a model of this run is, so that it can fetch a checkpoint whose size no
+    /// certificate names.
+    pub fn set_model_bytes(&mut self, bytes: u64) {
+        self.model_bytes = bytes;
+    }
+
+    /// Takes one input. Bytes from outside never make it panic; what does not hold is ignored.
+    pub fn handle(&mut self, now: Millis, input: Input<'_>) -> Result<(), Misuse> {
+        if !self.drained {
+            return Err(Misuse::NotDrained);
+        }
+        self.drained = false;
+        self.now = self.now.max(now);
+        match input {
+            Input::LinkUp(peer) => self.link_up(peer),
+            Input::LinkDown(peer) => {
+                self.links.remove(&peer);
+                self.transfers.link_down(peer);
+            }
+            Input::Frame { from, bytes } => self.frame(from, bytes),
+            Input::Computed { job, outcome } => self.computed(job, outcome),
+            Input::Persisted(record) => {
+                if let Some(Stored::Vote { round, vote }) = self.records.remove(&record) {
+                    self.vote_stored(round, vote);
+                }
+            }
+            Input::PersistFailed { record, reason } => {
+                self.records.remove(&record);
+                self.storage_works = false;
+                self.tell(Event::Trouble(format!("storage failed, so this peer stops voting: {reason}")));
+            }
+            Input::Loaded { blob, bytes } => {
+                for (to, frame) in self.transfers.loaded(blob, bytes) {
+                    self.send(to, &frame);
+                }
+            }
+            Input::Tick => {}
+            Input::Command(command) => self.command(command),
+        }
+        self.advance();
+        Ok(())
+    }
+
+    /// The next thing to do; [`Output::Idle`] when there is nothing until an input or a time.
+    pub fn poll(&mut self) -> Output {
+        if let Some(output) = self.out.pop_front() {
+            return output;
+        }
+        self.drained = true;
+        let busy =
+            self.round.started.is_some() && (self.round.closing_since.is_some() || self.round.training.is_some());
+        let tick = self.now + BUSY_TICK_MS;
+        let fetching = self.transfers.is_fetching();
+        Output::Idle(if busy || fetching { self.next_heartbeat.min(tick) } else { self.next_heartbeat })
+    }
+
+    /// The common model of the newest round that is here, as little-endian f32 in layout order.
+    pub fn model(&self) -> Option<(Round, Bytes)> {
+        self.model.clone()
+    }
+
+    pub fn chain(&self) -> &Chain {
+        &self.chain
+    }
+
+    pub fn certificates(&self) -> &BTreeMap<Round, shoal_wire::record::Certificate> {
+        &self.certificates
+    }
+
+    fn link_up(&mut self, peer: PeerId) {
+        if peer != self.me {
+            self.links.insert(peer, Link { heard: Some(self.now), ..Link::default() });
+            self.heard.insert(peer, self.now);
+            self.send_status(Some(peer));
+        }
+    }
+
+    fn frame(&mut self, from: PeerId, bytes: &[u8]) {
+        let Some(link) = self.links.get_mut(&from) else { return };
+        let Ok(frame) = Frame::decode(bytes) else {
+            // A relay may have damaged it, so the peer is not blamed; the heartbeat finds what got lost.
+            return;
+        };
+        link.heard = Some(self.now);
+        self.heard.insert(from, self.now);
+        match frame {
+            Frame::Said(envelope) => self.ingest(envelope, Some(from)),
+            Frame::Status(status) => self.take_status(from, status),
+            Frame::Ask(ids) => self.answer_ask(from, &ids),
+            Frame::GetCertificates(round) => self.send_certificates(from, round),
+            Frame::Certificates(certificates) => self.take_certificates(from, certificates),
+            Frame::GetRange { blob, offset, bytes } => match self.transfers.serve(from, blob, offset, bytes) {
+                Some(frame) => self.send(from, &frame),
+                None if self.transfers.must_load(blob) => self.emit(Output::Load { blob }),
+                None => {}
+            },
+            Frame::Range { blob, offset, bytes } => {
+                if self.transfers.arrived(self.now, from, blob, offset, &bytes) == Arrival::Damaged {
+                    self.tell(Event::Trouble(format!(
+                        "{} sent bytes that are not blob {}",
+                        from.short(),
+                        blob.short()
+                    )));
+                }
+            }
+            Frame::NoBlob(blob) => self.transfers.denied(self.now, from, blob),
+        }
+    }
+
+    fn computed(&mut self, job: JobId, outcome: Outcome) {
+        let Some(purpose) = self.jobs.remove(&job) else {
+            // A round that is over: the trainer took the update out of its residual and must put it back.
+            if let Outcome::Trained { .. } = outcome {
+                self.settled = Some(false);
+            }
+            return;
+        };
+        match (purpose, outcome) {
+            (Purpose::Train { round }, Outcome::Trained { update, steps, tokens, loss_first, loss_last })
+                if round == self.next_round() =>
+            {
+                self.trained(update, steps, tokens, (loss_first, loss_last));
+            }
+            (Purpose::Check { update }, Outcome::Checked { well_formed }) => {
+                self.round.checks.insert(update, Some(well_formed));
+            }
+            (Purpose::Aggregate { key }, Outcome::Aggregated { model, norms }) => {
+                if self.round.aggregates.contains_key(&key) {
+                    let done = Aggregate::Done { digest: Digest::of(&model), model, norms };
+                    self.round.aggregates.insert(key, done);
+                }
+            }
+            (Purpose::Replay { round }, Outcome::Aggregated { model, .. }) => self.replayed(round, model),
+            (Purpose::Aggregate { key }, Outcome::Failed { reason }) => {
+                self.round.aggregates.insert(key, Aggregate::Failed);
+                self.tell(Event::Trouble(reason));
+            }
+            (Purpose::Train { .. }, Outcome::Failed { reason }) => {
+                self.round.training = None;
+                self.round.trained = true;
+                self.tell(Event::Trouble(reason));
+            }
+            (_, Outcome::Failed { reason }) => self.tell(Event::Trouble(reason)),
+            (purpose, _) => self.tell(Event::Trouble(format!("job {job} ({purpose:?}) came back as something else"))),
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Start => self.active = true,
+            Command::Pause | Command::Leave => {
+                self.active = false;
+                self.abandon_training();
+                let anchor = self.anchors().contains(&self.me);
+                if self.is_member() && !anchor {
+                    self.say(Message::Leave);
+                }
+            }
+        }
+    }
+
+    /// Applies every rule until nothing changes.
+    pub(crate) fn advance(&mut self) {
+        for _ in 0..PASSES_MAX {
+            self.changed = false;
+            self.heartbeat();
+            self.catch_up();
+            self.ask_to_join();
+            self.train();
+            self.stop_training_in_time();
+            self.watch_closing();
+            self.close_commits();
+            self.reveal();
+            self.exchange();
+            self.recover();
+            self.agree();
+            self.fetch();
+            if !self.changed {
+                break;
+            }
+        }
+    }
+}
