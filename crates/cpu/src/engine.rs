@@ -1,0 +1,143 @@
+//! [`Engine`] on the CPU.
+
+use shoal_learn::{Batch, Engine, EngineError, Layout, StepSettings};
+use shoal_wire::manifest::ModelSpec;
+
+use crate::adamw::{self, Moments};
+use crate::attention::Rotation;
+use crate::decoder::{Decoder, Pass};
+use crate::dims::Dims;
+use crate::matrix::Values;
+
+/// Trains the decoder on the CPU, in the calling thread (candle's products use more where there are more).
+pub struct CpuEngine {
+    model: ModelSpec,
+    layout: Layout,
+    dims: Dims,
+    decoder: Decoder,
+    rotation: Rotation,
+    parameters: Values,
+    gradient: Vec<f32>,
+    moments: Moments,
+    losses: Vec<f32>,
+}
+
+impl CpuEngine {
+    /// An engine for batches of this shape; its parameters are zero until [`Engine::load`].
+    pub fn new(model: &ModelSpec, batch: usize, context: usize) -> Result<Self, EngineError> {
+        let layout = Layout::of(model).map_err(|error| EngineError::Unsupported(error.to_string()))?;
+        let dims = Dims::new(model, batch, context)?;
+        let decoder = Decoder::new(&layout, model.num_hidden_layers)?;
+        let rotation = Rotation::new(context, dims.head_width, model.rope_theta);
+        let values = layout.len();
+        Ok(Self {
+            model: model.clone(),
+            layout,
+            dims,
+            decoder,
+            rotation,
+            parameters: zeros(values)?.into(),
+            gradient: zeros(values)?,
+            moments: Moments { mean: zeros(values)?, square: zeros(values)? },
+            losses: Vec::new(),
+        })
+    }
+
+    /// The loss of a batch and its gradient, before clipping, in layout order.
+    pub fn loss_and_gradient(&mut self, batch: &Batch) -> Result<(f32, &[f32]), EngineError> {
+        self.check(batch)?;
+        self.gradient.fill(0.0);
+        let pass = Pass { dims: &self.dims, rotation: &self.rotation, parameters: &self.parameters };
+        let loss = self.decoder.train(&pass, &batch.inputs, &batch.targets, &mut self.gradient)?;
+        Ok((loss, &self.gradient))
+    }
+
+    fn check(&self, batch: &Batch) -> Result<(), EngineError> {
+        let Dims { batch: sequences, context, .. } = self.dims;
+        for (what, got, expected) in [
+            ("the batch", batch.batch, sequences),
+            ("a sequence", batch.context, context),
+            ("the batch's inputs", batch.inputs.len(), sequences * context),
+            ("the batch's targets", batch.targets.len(), sequences * context),
+        ] {
+            if got != expected {
+                return Err(EngineError::Shape { what, got, expected });
+            }
+        }
+        self.check_tokens(&batch.inputs)?;
+        self.check_tokens(&batch.targets)
+    }
+
+    fn check_tokens(&self, tokens: &[u32]) -> Result<(), EngineError> {
+        let vocab = self.model.vocab_size;
+        match tokens.iter().find(|token| **token >= vocab) {
+            Some(token) => Err(EngineError::Failed(format!("token {token} is outside the vocabulary of {vocab}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Engine for CpuEngine {
+    fn describe(&self) -> String {
+        "cpu".to_owned()
+    }
+
+    fn load(&mut self, parameters: &[f32]) -> Result<(), EngineError> {
+        let expected = self.layout.len();
+        if parameters.len() != expected {
+            return Err(EngineError::Shape { what: "the model", got: parameters.len(), expected });
+        }
+        self.parameters.as_mut_slice().copy_from_slice(parameters);
+        Ok(())
+    }
+
+    fn reset_moments(&mut self) -> Result<(), EngineError> {
+        self.moments.mean.fill(0.0);
+        self.moments.square.fill(0.0);
+        Ok(())
+    }
+
+    fn step(&mut self, batch: &Batch, settings: &StepSettings) -> Result<(), EngineError> {
+        if settings.step == 0 {
+            return Err(EngineError::Failed("optimiser steps count from 1".to_owned()));
+        }
+        let loss = self.loss_and_gradient(batch)?.0;
+        if let Some(limit) = settings.adamw.grad_clip {
+            adamw::clip(&mut self.gradient, limit);
+        }
+        adamw::step(&self.layout, self.parameters.as_mut_slice(), &self.gradient, &mut self.moments, settings);
+        self.losses.push(loss);
+        Ok(())
+    }
+
+    async fn losses(&mut self) -> Result<Vec<f32>, EngineError> {
+        Ok(core::mem::take(&mut self.losses))
+    }
+
+    async fn parameters(&mut self) -> Result<Vec<f32>, EngineError> {
+        Ok(self.parameters.as_slice().to_vec())
+    }
+
+    async fn evaluate(&mut self, batch: &Batch) -> Result<f32, EngineError> {
+        self.check(batch)?;
+        let pass = Pass { dims: &self.dims, rotation: &self.rotation, parameters: &self.parameters };
+        self.decoder.evaluate(&pass, &batch.inputs, &batch.targets)
+    }
+
+    async fn next_logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
+        self.check_tokens(tokens)?;
+        let dims = Dims::new(&self.model, 1, tokens.len())?;
+        let rotation = Rotation::new(tokens.len(), dims.head_width, self.model.rope_theta);
+        let pass = Pass { dims: &dims, rotation: &rotation, parameters: &self.parameters };
+        Ok(self.decoder.next_logits(&pass, tokens)?.into_vec())
+    }
+}
+
+/// A manifest may name a model far larger than the machine: that is an error, not an abort.
+fn zeros(length: usize) -> Result<Vec<f32>, EngineError> {
+    let mut values = Vec::new();
+    let refused = |_| EngineError::OutOfMemory(format!("{length} parameters do not fit into memory"));
+    values.try_reserve_exact(length).map_err(refused)?;
+    values.resize(length, 0.0);
+    Ok(values)
+}

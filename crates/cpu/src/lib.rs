@@ -1,0 +1,17 @@
+//! The CPU engine: the decoder of [`shoal_learn::Engine`] for machines without WebGPU, natively and in Wasm.
+//!
+//! Matrix products are candle's (`gemm` with SIMD); everything between them is written here with its
+//! gradient, because candle's fused norms and softmax have no backward pass and its unfused ones cost
+//! several passes over memory each. Formulas: Touvron et al. 2023 (LLaMA), Zhang and Sennrich 2019
+//! (RMSNorm), Su et al. 2021 (RoPE), Shazeer 2020 (SwiGLU), Ainslie et al. 2023 (grouped queries),
+//! Loshchilov and Hutter 2019 (AdamW).
+
+mod adamw;
+mod attention;
+mod decoder;
+mod dims;
+mod engine;
+mod matrix;
+mod pointwise;
+
+pub use engine::CpuEngine;

@@ -1,0 +1,119 @@
+//! The adapter, the device, and what goes wrong with them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use shoal_learn::EngineError;
+
+/// What the device reported since it was last asked.
+#[derive(Debug, Default)]
+struct Faults {
+    lost: Option<String>,
+    out_of_memory: Option<String>,
+    failed: Option<String>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FaultLog(Arc<Mutex<Faults>>);
+
+impl FaultLog {
+    fn with<T>(&self, act: impl FnOnce(&mut Faults) -> T) -> T {
+        // A panic while holding the lock cannot leave half a fault, so the content is good.
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// An error if anything went wrong. A lost device stays lost.
+    pub fn check(&self) -> Result<(), EngineError> {
+        self.with(|faults| {
+            if let Some(reason) = &faults.lost {
+                return Err(EngineError::DeviceLost(reason.clone()));
+            }
+            if let Some(reason) = faults.out_of_memory.take() {
+                return Err(EngineError::OutOfMemory(reason));
+            }
+            faults.failed.take().map_or(Ok(()), |reason| Err(EngineError::Failed(reason)))
+        })
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Gpu {
+    pub device: wgpu::Device,
+    pub queue: wgpu::Queue,
+    pub name: String,
+    pub faults: FaultLog,
+}
+
+impl Gpu {
+    /// Takes the fastest adapter there is, with all its limits.
+    pub async fn open() -> Result<Self, EngineError> {
+        let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+        descriptor.backends =
+            if cfg!(target_arch = "wasm32") { wgpu::Backends::BROWSER_WEBGPU } else { wgpu::Backends::PRIMARY };
+        let instance = wgpu::Instance::new(descriptor);
+        let options = wgpu::RequestAdapterOptions {
+            power_preference: wgpu::PowerPreference::HighPerformance,
+            ..Default::default()
+        };
+        let adapter =
+            instance.request_adapter(&options).await.map_err(|error| EngineError::NoDevice(error.to_string()))?;
+        let (device, queue) = adapter
+            .request_device(&wgpu::DeviceDescriptor {
+                label: Some("shoal"),
+                required_limits: adapter.limits(),
+                ..Default::default()
+            })
+            .await
+            .map_err(|error| EngineError::NoDevice(error.to_string()))?;
+        let faults = FaultLog::default();
+        let log = faults.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            log.with(|faults| match &error {
+                wgpu::Error::OutOfMemory { .. } => faults.out_of_memory = Some(error.to_string()),
+                _ => faults.failed = Some(error.to_string()),
+            });
+        }));
+        let log = faults.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            log.with(|faults| faults.lost = Some(format!("{reason:?}: {message}")));
+        });
+        let name = name(&adapter, &device);
+        Ok(Self { device, queue, name, faults })
+    }
+
+    pub fn storage(&self, label: &str, values: usize) -> wgpu::Buffer {
+        self.buffer(label, values as u64 * 4, wgpu::BufferUsages::STORAGE)
+    }
+
+    /// A buffer that can be written and read back.
+    pub fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> wgpu::Buffer {
+        self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size: bytes.max(16),
+            usage: usage | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
+        })
+    }
+}
+
+/// What the device is called: natively by its driver, in a browser by its maker and kind (`nvidia ampere`), since
+/// pages rarely get to know more.
+fn name(adapter: &wgpu::Adapter, device: &wgpu::Device) -> String {
+    let info = adapter.get_info();
+    let names = [info.name, browser_name(device), info.driver];
+    names.into_iter().find(|name| !name.is_empty()).unwrap_or_else(|| "unnamed adapter".to_owned())
+}
+
+#[cfg(target_arch = "wasm32")]
+fn browser_name(device: &wgpu::Device) -> String {
+    let field = |of: &js_sys::wasm_bindgen::JsValue, key: &str| js_sys::Reflect::get(of, &key.into()).ok();
+    let Some(info) = device.as_webgpu().and_then(|device| field(device.as_ref(), "adapterInfo")) else {
+        return String::new();
+    };
+    let words = ["vendor", "architecture"].iter().filter_map(|key| field(&info, key)?.as_string());
+    words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn browser_name(_: &wgpu::Device) -> String {
+    String::new()
+}

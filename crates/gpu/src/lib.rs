@@ -1,0 +1,18 @@
+//! The WebGPU engine: one decoder as a list of dispatches that is planned once and replayed each step.
+//!
+//! The same source runs in browsers, on the browser's WebGPU, and natively through wgpu. WebGPU arithmetic differs
+//! between devices, so nothing that peers must agree on is computed here.
+
+mod arena;
+mod device;
+mod engine;
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod kernel_tests;
+mod kernels;
+mod pipelines;
+mod plan;
+mod read;
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod twin;
+
+pub use engine::{Counters, GpuEngine};

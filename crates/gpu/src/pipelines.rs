@@ -1,0 +1,85 @@
+//! What `common.wgsl` declares, on the host's side: the uniforms, the bind group and the pipelines.
+
+use crate::{kernels::Kernel, plan::ARGUMENTS};
+
+/// Dynamic offsets must be multiples of this on every WebGPU device.
+pub(crate) const ARGUMENTS_STRIDE: usize = 256;
+
+/// `Step` of `common.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
+pub(crate) struct StepUniform {
+    pub lr: f32,
+    pub beta1: f32,
+    pub beta2: f32,
+    pub eps: f32,
+    pub weight_decay: f32,
+    pub clip: f32,
+    pub correction1: f32,
+    pub correction2: f32,
+    pub slot: u32,
+    pub ranges: u32,
+    pub ranges_at: u32,
+    pub unused: u32,
+}
+
+/// The layout of the one bind group: arguments, step, then the storage buffers of `common.wgsl`.
+pub(crate) fn bind_layout(device: &wgpu::Device) -> wgpu::BindGroupLayout {
+    let entry = |binding, ty, dynamic| wgpu::BindGroupLayoutEntry {
+        binding,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: dynamic, min_binding_size: None },
+        count: None,
+    };
+    let mut entries =
+        vec![entry(0, wgpu::BufferBindingType::Uniform, true), entry(1, wgpu::BufferBindingType::Uniform, false)];
+    for binding in 2..9 {
+        entries.push(entry(binding, wgpu::BufferBindingType::Storage { read_only: binding == 7 }, false));
+    }
+    device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some("shoal"), entries: &entries })
+}
+
+pub(crate) fn bind(
+    device: &wgpu::Device,
+    layout: &wgpu::BindGroupLayout,
+    arguments: &wgpu::Buffer,
+    step: &wgpu::Buffer,
+    storage: &[wgpu::Buffer],
+) -> wgpu::BindGroup {
+    let size = core::num::NonZeroU64::new(ARGUMENTS as u64 * 4);
+    let window = wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: arguments, offset: 0, size });
+    let mut entries = vec![
+        wgpu::BindGroupEntry { binding: 0, resource: window },
+        wgpu::BindGroupEntry { binding: 1, resource: step.as_entire_binding() },
+    ];
+    for (index, buffer) in storage.iter().enumerate() {
+        entries.push(wgpu::BindGroupEntry { binding: index as u32 + 2, resource: buffer.as_entire_binding() });
+    }
+    device.create_bind_group(&wgpu::BindGroupDescriptor { label: Some("shoal"), layout, entries: &entries })
+}
+
+/// Compiles a kernel for heads of `head` values.
+pub(crate) fn pipeline(
+    device: &wgpu::Device,
+    layout: &wgpu::BindGroupLayout,
+    kernel: Kernel,
+    head: usize,
+) -> wgpu::ComputePipeline {
+    let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+        label: Some("shoal"),
+        bind_group_layouts: &[Some(layout)],
+        immediate_size: 0,
+    });
+    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+        label: Some(kernel.name()),
+        source: wgpu::ShaderSource::Wgsl(kernel.source(head).into()),
+    });
+    device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: Some(kernel.name()),
+        layout: Some(&layout),
+        module: &module,
+        entry_point: Some("main"),
+        compilation_options: wgpu::PipelineCompilationOptions::default(),
+        cache: None,
+    })
+}

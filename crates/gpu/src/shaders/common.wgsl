@@ -1,0 +1,32 @@
+// What every kernel sees. One bind group serves all dispatches; a dynamic offset picks a dispatch's arguments.
+// Activations, gradients of activations and tables live in one arena; arguments are offsets in it, in f32.
+// Tolerances in kernels' headers are relative to the larger of 1 and the value, unless they say otherwise.
+
+struct Arguments { v: array<vec4<u32>, 4> }
+
+struct Step {
+    lr: f32, beta1: f32, beta2: f32, eps: f32,
+    weight_decay: f32, clip: f32, correction1: f32, correction2: f32,
+    slot: u32, ranges: u32, ranges_at: u32, unused: u32,
+}
+
+@group(0) @binding(0) var<uniform> arguments: Arguments;
+@group(0) @binding(1) var<uniform> step: Step;
+@group(0) @binding(2) var<storage, read_write> params: array<f32>;
+@group(0) @binding(3) var<storage, read_write> grads: array<f32>;
+@group(0) @binding(4) var<storage, read_write> moment1: array<f32>;
+@group(0) @binding(5) var<storage, read_write> moment2: array<f32>;
+@group(0) @binding(6) var<storage, read_write> arena: array<f32>;
+@group(0) @binding(7) var<storage, read> tokens: array<u32>;
+@group(0) @binding(8) var<storage, read_write> losses: array<f32>;
+
+const NONE: u32 = 0xffffffffu;
+
+fn arg(index: u32) -> u32 {
+    return arguments.v[index / 4u][index % 4u];
+}
+
+// Index of an invocation in a grid of 64-wide workgroups folded into two dimensions.
+fn flat_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {
+    return id.x + id.y * groups.x * 64u;
+}

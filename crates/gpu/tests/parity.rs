@@ -1,0 +1,133 @@
+//! The WebGPU engine against the CPU engine, which shares no code with it: same weights, same batches, same losses.
+#![cfg(not(target_arch = "wasm32"))]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use pollster::block_on;
+use shoal_cpu::CpuEngine;
+use shoal_gpu::GpuEngine;
+use shoal_learn::{Batch, Engine, StepSettings};
+use shoal_wire::{
+    Digest,
+    manifest::{AdamW, ModelSpec},
+};
+
+fn model(hidden: u32, heads: u32, keys: u32, inner: u32, layers: u32, vocab: u32, tied: bool) -> ModelSpec {
+    ModelSpec {
+        vocab_size: vocab,
+        hidden_size: hidden,
+        intermediate_size: inner,
+        num_hidden_layers: layers,
+        num_attention_heads: heads,
+        num_key_value_heads: keys,
+        max_position_embeddings: 64,
+        rms_norm_eps: 1e-5,
+        rope_theta: 10_000.0,
+        tie_word_embeddings: tied,
+    }
+}
+
+fn gpu(model: &ModelSpec, batch: usize, context: usize) -> GpuEngine {
+    block_on(GpuEngine::new(model, batch, context))
+        .expect("these tests need a Vulkan device; on Debian, `apt-get install mesa-vulkan-drivers` brings one")
+}
+
+/// A text with structure, so that there is something to learn.
+fn batch(seed: u32, batch: usize, context: usize, vocab: u32) -> Batch {
+    let token = |index: u32| (index * index / 3 + index * 7 + seed * 13) % vocab.min(23);
+    let rows: Vec<u32> = (0..(batch * (context + 1)) as u32).map(|index| token(index + seed)).collect();
+    Batch::from_rows(&rows, batch, context).unwrap()
+}
+
+fn settings(step: u32) -> StepSettings {
+    let adamw = AdamW { lr: 3e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_clip: Some(1.0) };
+    StepSettings { adamw, lr: 3e-3, step }
+}
+
+fn assert_close(what: &str, ours: &[f32], theirs: &[f32], tolerance: f32) {
+    assert_eq!(ours.len(), theirs.len());
+    for (index, (a, b)) in ours.iter().zip(theirs).enumerate() {
+        assert!((a - b).abs() <= tolerance * b.abs().max(1.0), "{what} {index}: {a} against {b}");
+    }
+}
+
+fn train_both(model: &ModelSpec, size: usize, context: usize, steps: u32) {
+    let weights = shoal_learn::init::genesis(model, Digest::of(b"parity")).unwrap();
+    let mut cpu = CpuEngine::new(model, size, context).unwrap();
+    let mut gpu = gpu(model, size, context);
+    cpu.load(&weights).unwrap();
+    gpu.load(&weights).unwrap();
+    assert_eq!(block_on(gpu.parameters()).unwrap(), weights);
+    let prompt = batch(99, 1, context, model.vocab_size).inputs[..context.min(5)].to_vec();
+    let logits = |engine: &mut dyn FnMut(&[u32]) -> Vec<f32>| engine(&prompt);
+    let before_gpu = logits(&mut |tokens| block_on(gpu.next_logits(tokens)).unwrap());
+    let before_cpu = logits(&mut |tokens| block_on(cpu.next_logits(tokens)).unwrap());
+    assert_close("logit", &before_gpu, &before_cpu, 1e-4);
+    for step in 1..=steps {
+        let batch = batch(step % 4, size, context, model.vocab_size);
+        cpu.step(&batch, &settings(step)).unwrap();
+        gpu.step(&batch, &settings(step)).unwrap();
+    }
+    let (ours, theirs) = (block_on(gpu.losses()).unwrap(), block_on(cpu.losses()).unwrap());
+    assert_close("loss", &ours, &theirs, 1e-4);
+    assert!(ours.last() < ours.first(), "the model learns: {ours:?}");
+    let held_out = batch(7, size, context, model.vocab_size);
+    let (a, b) = (block_on(gpu.evaluate(&held_out)).unwrap(), block_on(cpu.evaluate(&held_out)).unwrap());
+    assert_close("evaluation", &[a], &[b], 1e-3);
+}
+
+#[test]
+fn fifty_steps_give_the_losses_of_the_cpu_engine() {
+    train_both(&model(32, 2, 2, 88, 2, 256, false), 8, 64, 50);
+}
+
+#[test]
+fn grouped_query_heads_and_tied_embeddings_give_the_losses_of_the_cpu_engine() {
+    train_both(&model(48, 4, 2, 100, 2, 61, true), 3, 19, 20);
+}
+
+#[test]
+fn eight_query_heads_on_two_key_heads_with_odd_sizes_give_the_losses_of_the_cpu_engine() {
+    train_both(&model(80, 8, 2, 33, 1, 37, false), 1, 7, 20);
+}
+
+#[test]
+fn a_context_of_one_token_gives_the_losses_of_the_cpu_engine() {
+    train_both(&model(8, 1, 1, 5, 1, 11, false), 2, 1, 10);
+}
+
+#[test]
+fn steady_steps_make_one_submit_and_few_dispatches() {
+    let spec = model(32, 2, 2, 88, 3, 256, false);
+    let counters = gpu(&spec, 2, 16).counters();
+    assert_eq!(counters.submits, 1);
+    let most = 24 * u64::from(spec.num_hidden_layers) + 12;
+    assert!(counters.dispatches <= most, "{} dispatches, more than {most}", counters.dispatches);
+}
+
+#[test]
+fn bad_batches_are_refused() {
+    let spec = model(8, 1, 1, 5, 1, 11, false);
+    let mut gpu = gpu(&spec, 2, 4);
+    assert!(gpu.step(&batch(1, 1, 4, 11), &settings(1)).is_err());
+    let mut wild = batch(1, 2, 4, 11);
+    wild.inputs[3] = 11;
+    assert!(gpu.step(&wild, &settings(1)).is_err());
+    assert!(gpu.load(&[0.0; 3]).is_err());
+    assert!(block_on(gpu.next_logits(&[])).is_err());
+}
+
+#[test]
+fn zeroed_moments_make_a_second_run_equal_the_first() {
+    let spec = model(16, 2, 1, 24, 1, 32, false);
+    let weights = shoal_learn::init::genesis(&spec, Digest::of(b"again")).unwrap();
+    let mut gpu = gpu(&spec, 2, 8);
+    let mut run = || {
+        gpu.load(&weights).unwrap();
+        gpu.reset_moments().unwrap();
+        for step in 1..=3 {
+            gpu.step(&batch(step, 2, 8, 32), &settings(step)).unwrap();
+        }
+        block_on(gpu.losses()).unwrap()
+    };
+    assert_eq!(run(), run());
+}

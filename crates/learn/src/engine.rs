@@ -1,0 +1,91 @@
+//! The engine interface: one decoder, two engines behind it.
+
+use shoal_wire::manifest::AdamW;
+use thiserror::Error;
+
+/// Token batch of shape [batch, context]: inputs and the tokens that follow them, row-major.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_field_names)] // the axis is called batch
+pub struct Batch {
+    pub batch: usize,
+    pub context: usize,
+    pub inputs: Vec<u32>,
+    pub targets: Vec<u32>,
+}
+
+impl Batch {
+    /// From rows of `context + 1` tokens: inputs are all but the last, targets all but the first.
+    pub fn from_rows(rows: &[u32], batch: usize, context: usize) -> Option<Self> {
+        if rows.len() != batch.checked_mul(context + 1)? || batch == 0 || context == 0 {
+            return None;
+        }
+        let mut inputs = Vec::with_capacity(batch * context);
+        let mut targets = Vec::with_capacity(batch * context);
+        for row in rows.chunks_exact(context + 1) {
+            inputs.extend_from_slice(&row[..context]);
+            targets.extend_from_slice(&row[1..]);
+        }
+        Some(Self { batch, context, inputs, targets })
+    }
+
+    pub fn tokens(&self) -> usize {
+        self.inputs.len()
+    }
+}
+
+/// What one optimiser step needs beside the batch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepSettings {
+    pub adamw: AdamW,
+    /// Learning rate of this step, after the schedule (`adamw.lr` is the peak).
+    pub lr: f32,
+    /// Number of this step since the moments were zeroed, from 1, for bias correction.
+    pub step: u32,
+}
+
+#[derive(Debug, Error)]
+pub enum EngineError {
+    #[error("no usable device: {0}")]
+    NoDevice(String),
+    #[error("the device was lost: {0}")]
+    DeviceLost(String),
+    #[error("out of device memory: {0}")]
+    OutOfMemory(String),
+    #[error("{what} has {got} values, expected {expected}")]
+    Shape { what: &'static str, got: usize, expected: usize },
+    #[error("the model is not supported: {0}")]
+    Unsupported(String),
+    #[error("the engine failed: {0}")]
+    Failed(String),
+}
+
+/// A decoder that trains. Parameters cross this interface as one flat f32 vector in [`crate::Layout`]
+/// order. Methods that read back from a device are `async` because a browser cannot block; engines never
+/// spawn or wait otherwise.
+#[allow(async_fn_in_trait)] // engines live in one thread each; no caller needs `Send` futures
+pub trait Engine {
+    /// Short name and device, for people: `webgpu (SwiftShader)`, `cpu`.
+    fn describe(&self) -> String;
+
+    /// Replaces the parameters. Keeps the optimiser's moments.
+    fn load(&mut self, parameters: &[f32]) -> Result<(), EngineError>;
+
+    /// Zeroes the optimiser's moments.
+    fn reset_moments(&mut self) -> Result<(), EngineError>;
+
+    /// Enqueues one training step: forward, backward, clip, AdamW. The loss (mean cross-entropy in nats,
+    /// before the step) is kept on the device until [`Self::losses`].
+    fn step(&mut self, batch: &Batch, settings: &StepSettings) -> Result<(), EngineError>;
+
+    /// Waits for the enqueued steps and returns their losses since the last call, in order.
+    async fn losses(&mut self) -> Result<Vec<f32>, EngineError>;
+
+    /// The current parameters.
+    async fn parameters(&mut self) -> Result<Vec<f32>, EngineError>;
+
+    /// Mean cross-entropy in nats, without training.
+    async fn evaluate(&mut self, batch: &Batch) -> Result<f32, EngineError>;
+
+    /// Logits after the last of `tokens` (one sequence): `vocab_size` values.
+    async fn next_logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError>;
+}

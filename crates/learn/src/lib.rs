@@ -1,0 +1,18 @@
+//! What is computed: model layouts, data schedules, update codecs, the deterministic outer step, and the
+//! [`Engine`] trait behind which the CPU and the WebGPU engines stand.
+//!
+//! No clock, no randomness source, no thread, no file: seeds and time are arguments.
+
+pub mod data;
+pub mod engine;
+pub mod folder;
+pub mod init;
+pub mod layout;
+pub mod outer;
+pub mod presets;
+pub mod schedule;
+pub mod stories;
+pub mod trainer;
+
+pub use engine::{Batch, Engine, EngineError, StepSettings};
+pub use layout::{Layout, TensorInfo};

@@ -1,0 +1,50 @@
+//! What peers must agree on, bit for bit: the update formats and the outer step.
+//!
+//! Everything here is integer arithmetic in fixed order, except one f32 subtraction for each parameter, which IEEE 754
+//! defines: every engine that runs it arrives at the same bytes. Values are fixed-point numbers in units of 2⁻⁴⁰.
+//!
+//! The outer step is SparseLoCo's (arXiv 2508.15706): θ ← θ − α · mean of the clipped updates, without outer momentum;
+//! the updates come from peers that keep what they did not send as error feedback.
+
+mod aggregate;
+mod bits;
+mod dense4;
+mod fixed;
+pub mod golden;
+mod params;
+mod residual;
+mod topk;
+mod update;
+
+use thiserror::Error;
+
+pub use aggregate::aggregate;
+pub use fixed::FRACTION_BITS;
+pub use params::{params_from_bytes, params_to_bytes};
+pub use residual::Residual;
+pub use update::{check, decode};
+
+/// Why bytes are not an update, or not parameters, of a model.
+#[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
+pub enum UpdateError {
+    #[error("it is not in the format of the run's codec")]
+    Header,
+    #[error("it ends in the middle, after {at} bytes")]
+    Truncated { at: usize },
+    #[error("{bytes} bytes follow the last tensor")]
+    Trailing { bytes: usize },
+    #[error("a scale is negative, above 1, not a number, or not zero for a chunk of zeros")]
+    Scale,
+    #[error("a value has a code that its codec never writes")]
+    Code,
+    #[error("an index lies outside its chunk, or names a value that is not sent")]
+    Index,
+    #[error("unused bits are not zero")]
+    Padding,
+    #[error("{got} values where the model has {expected} parameters")]
+    Length { got: usize, expected: usize },
+    #[error("parameter {index} is not a finite number")]
+    NotFinite { index: usize },
+    #[error("weights must be between 1 and 4,095")]
+    Weight,
+}

@@ -1,0 +1,210 @@
+#![allow(clippy::unwrap_used, clippy::float_cmp)]
+
+use pollster::block_on;
+use shoal_wire::manifest::{DataSpec, Privacy, Tokenizer};
+
+use super::*;
+use crate::init::genesis;
+use crate::presets::Preset;
+
+/// Each step moves every weight by the learning rate; the n-th loss is 5 − n/10.
+#[derive(Debug, Default)]
+struct Fake {
+    weights: Vec<f32>,
+    losses: Vec<f32>,
+    seen: Vec<StepSettings>,
+    resets: usize,
+    diverges: bool,
+}
+
+impl Engine for Fake {
+    fn describe(&self) -> String {
+        "fake".to_owned()
+    }
+    fn load(&mut self, parameters: &[f32]) -> Result<(), EngineError> {
+        self.weights = parameters.to_vec();
+        Ok(())
+    }
+    fn reset_moments(&mut self) -> Result<(), EngineError> {
+        self.resets += 1;
+        Ok(())
+    }
+    fn step(&mut self, _: &Batch, settings: &StepSettings) -> Result<(), EngineError> {
+        self.weights.iter_mut().for_each(|weight| *weight -= settings.lr);
+        self.losses.push(if self.diverges { f32::NAN } else { 5.0 - settings.step as f32 / 10.0 });
+        self.seen.push(*settings);
+        Ok(())
+    }
+    async fn losses(&mut self) -> Result<Vec<f32>, EngineError> {
+        Ok(core::mem::take(&mut self.losses))
+    }
+    async fn parameters(&mut self) -> Result<Vec<f32>, EngineError> {
+        Ok(self.weights.clone())
+    }
+    async fn evaluate(&mut self, batch: &Batch) -> Result<f32, EngineError> {
+        Ok(batch.inputs[0] as f32)
+    }
+    async fn next_logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
+        let next = (tokens[tokens.len() - 1] + 1) as usize % 256;
+        Ok((0..256).map(|token| if token == next { 9.0 } else { 0.0 }).collect())
+    }
+}
+
+fn manifest() -> Manifest {
+    let preset = Preset::Tiny;
+    Manifest {
+        version: 1,
+        name: "test".to_owned(),
+        description: String::new(),
+        host: String::new(),
+        model: preset.model(),
+        tokenizer: Tokenizer::Bytes,
+        genesis: Digest::default(),
+        data: DataSpec { sources: Vec::new(), held_out_bytes: 500 },
+        recipe: preset.recipe(),
+        timing: preset.timing(),
+        privacy: Privacy::Public,
+        anchors: Vec::new(),
+        seed: Digest::default(),
+    }
+}
+
+fn corpus() -> Corpus {
+    let text: Vec<u8> = (0..2000).map(|at| if at < 1500 { b'a' } else { 7 }).collect();
+    Corpus::new(text.into(), 500).unwrap()
+}
+
+fn trainer() -> Trainer<Fake> {
+    Trainer::new(Fake::default(), &manifest(), corpus()).unwrap()
+}
+
+fn model() -> Vec<u8> {
+    outer::params_to_bytes(&genesis(&Preset::Tiny.model(), Digest::default()).unwrap())
+}
+
+fn order(model: &[u8]) -> TrainOrder<'_> {
+    let (randomness, peer) = (Digest([1; 32]), PeerId([2; 32]));
+    TrainOrder { round: 1, model, randomness, peer, steps: 20, settled: None }
+}
+
+#[test]
+fn a_round_reports_each_step_and_ends_with_an_update_of_the_run() {
+    let (mut trainer, model) = (trainer(), model());
+    let mut reports = Vec::new();
+    let outcome = block_on(trainer.train(&order(&model), async |report| {
+        reports.push(report);
+        Go::On
+    }));
+    let outcome = outcome.unwrap().unwrap();
+    let read: Vec<u32> = reports.iter().filter(|report| report.loss.is_some()).map(|report| report.step).collect();
+    assert_eq!(read, [1, 8, 16, 20]);
+    assert_eq!((outcome.steps, outcome.tokens), (20, 20 * 8 * 64));
+    assert_eq!((outcome.loss_first, outcome.loss_last), (4.9, 3.0));
+    outer::check(trainer.layout(), trainer.recipe.outer.codec, &outcome.update).unwrap();
+}
+
+#[test]
+fn steps_are_counted_across_rounds_because_the_moments_last() {
+    let (mut trainer, model) = (trainer(), model());
+    for _ in 0..2 {
+        block_on(trainer.train(&order(&model), async |_| Go::On)).unwrap();
+    }
+    let steps: Vec<u32> = trainer.engine.seen.iter().map(|settings| settings.step).collect();
+    assert_eq!(steps, (1..=40).collect::<Vec<_>>());
+    assert_eq!(trainer.engine.resets, 0);
+}
+
+#[test]
+fn finishing_early_keeps_what_was_done() {
+    let (mut trainer, model) = (trainer(), model());
+    let finish = async |report: StepReport| if report.step == 3 { Go::Finish } else { Go::On };
+    let outcome = block_on(trainer.train(&order(&model), finish)).unwrap().unwrap();
+    assert_eq!((outcome.steps, outcome.loss_last), (3, 4.7));
+}
+
+#[test]
+fn a_discarded_round_leaves_the_residual_and_no_losses_behind() {
+    let (mut trainer, model) = (trainer(), model());
+    let before = trainer.residual_bytes();
+    let discard = async |report: StepReport| if report.step == 5 { Go::Discard } else { Go::On };
+    assert_eq!(block_on(trainer.train(&order(&model), discard)).unwrap(), None);
+    assert_eq!(trainer.residual_bytes(), before);
+    let outcome = block_on(trainer.train(&order(&model), async |_| Go::On)).unwrap().unwrap();
+    assert_eq!(outcome.loss_first, 4.4);
+}
+
+#[test]
+fn an_update_that_was_not_accepted_is_owed_again() {
+    let model = model();
+    let owed = |settled| {
+        let mut trainer = trainer();
+        block_on(trainer.train(&order(&model), async |_| Go::On)).unwrap();
+        let next = TrainOrder { settled: Some(settled), ..order(&model) };
+        block_on(trainer.train(&next, async |_| Go::Discard)).unwrap();
+        let values = trainer.residual.values().iter().map(|value| i128::from(*value).abs()).sum::<i128>();
+        values / trainer.layout().len() as i128
+    };
+    let delta = (0.2 * (1u64 << outer::FRACTION_BITS) as f64) as i128;
+    assert!(owed(false) > delta * 9 / 10, "{}", owed(false));
+    assert!(owed(true) < delta / 4, "{}", owed(true));
+}
+
+#[test]
+fn the_residual_outlives_its_trainer() {
+    let (mut first, model) = (trainer(), model());
+    block_on(first.train(&order(&model), async |_| Go::On)).unwrap();
+    let mut second = trainer();
+    second.restore_residual(&first.residual_bytes()).unwrap();
+    assert_eq!(second.residual_bytes(), first.residual_bytes());
+    assert!(second.restore_residual(b"torn").is_err());
+}
+
+#[test]
+fn divergence_is_an_error_and_the_next_round_starts_afresh() {
+    let (mut trainer, model) = (trainer(), model());
+    trainer.engine.diverges = true;
+    let error = block_on(trainer.train(&order(&model), async |_| Go::On)).unwrap_err();
+    assert!(matches!(error, TrainError::Diverged { round: 1 }), "{error}");
+    trainer.engine.diverges = false;
+    block_on(trainer.train(&order(&model), async |_| Go::On)).unwrap();
+    assert_eq!((trainer.engine.resets, trainer.engine.seen[1].step), (1, 1));
+}
+
+#[test]
+fn a_model_of_another_shape_or_a_round_without_steps_is_refused() {
+    let (mut trainer, model) = (trainer(), model());
+    assert!(block_on(trainer.train(&order(&model[4..]), async |_| Go::On)).is_err());
+    let none = TrainOrder { steps: 0, ..order(&model) };
+    assert!(matches!(block_on(trainer.train(&none, async |_| Go::On)), Err(TrainError::NoSteps)));
+}
+
+#[test]
+fn held_out_loss_measures_text_that_nobody_trains_on() {
+    let (mut trainer, model) = (trainer(), model());
+    assert_eq!(block_on(trainer.held_out_loss(&model, 3)).unwrap(), 7.0);
+    assert!(block_on(trainer.held_out_loss(&model, 0)).is_err());
+}
+
+#[test]
+fn samples_follow_the_model_and_the_seed() {
+    let (mut trainer, model) = (trainer(), model());
+    let mut sample = |temperature, seed| block_on(trainer.sample(&model, b"a", 100, temperature, seed)).unwrap();
+    assert_eq!(&sample(0.0, 1)[..3], b"bcd");
+    assert_eq!(sample(2.0, 1), sample(2.0, 1));
+    assert_ne!(sample(2.0, 1), sample(2.0, 2));
+    assert_eq!(sample(f32::NAN, 1).len(), 100);
+}
+
+#[test]
+fn a_manifest_that_cannot_be_trained_is_refused_with_its_field() {
+    let refused = |change: fn(&mut Manifest)| {
+        let mut manifest = manifest();
+        change(&mut manifest);
+        Trainer::new(Fake::default(), &manifest, corpus()).unwrap_err().to_string()
+    };
+    assert!(refused(|m| m.model.vocab_size = 300).contains("300"));
+    assert!(refused(|m| m.recipe.context = 65).contains("65"));
+    assert!(refused(|m| m.recipe.batch = 0).contains("batch"));
+    assert!(refused(|m| m.recipe.inner.lr = f32::NAN).contains("lr"));
+    assert!(refused(|m| m.model.hidden_size = 0).contains("hidden_size"));
+}
