@@ -1,0 +1,62 @@
+//! `shoal export`: takes a run's newest model home.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use shoal_learn::{Layout, folder, outer::params_from_bytes};
+use shoal_node::verify::{Source, verify};
+use shoal_wire::RunId;
+
+use crate::files;
+use crate::relay::{TlsArgs, block_on, parse_run};
+
+/// Export a run's newest model as a Hugging Face folder, after replaying the run
+///
+/// The folder also gets `shoal.json`, the model's lineage: the run, its rounds, and its data with licences and
+/// attribution.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The relay's address
+    relay: String,
+    /// The run's id
+    #[arg(long, value_name = "ID", value_parser = parse_run)]
+    run: RunId,
+    /// Folder to write to; made when missing
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    #[command(flatten)]
+    tls: TlsArgs,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let client = args.tls.client(&args.relay)?;
+    let (manifest, verified) = block_on(async {
+        let (_, manifest) = client.manifest(args.run).await?;
+        let verified = verify(&Source::Relay(client.clone()), args.run, |_| {}).await?;
+        Ok((manifest, verified))
+    })?;
+    let layout = Layout::of(&manifest.model)?;
+    let parameters = params_from_bytes(&layout, &verified.bytes)?;
+    let lineage = json!({
+        "run": verified.run,
+        "name": manifest.name,
+        "host": manifest.host,
+        "rounds": verified.rounds,
+        "model": verified.model,
+        "acceptedUpdates": verified.accepted,
+        "contributors": verified.contributors,
+        "recoveries": verified.recoveries,
+        "data": manifest.data.sources.iter().map(|source| json!({
+            "name": source.name, "licence": source.licence, "attribution": source.attribution,
+        })).collect::<Vec<_>>(),
+    });
+    let out = &args.out;
+    fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
+    files::write_atomically(&out.join("model.safetensors"), &folder::weights_bytes(&layout, &parameters)?)?;
+    files::write_atomically(&out.join("config.json"), &folder::config_json(&manifest.model)?)?;
+    files::write_atomically(&out.join("shoal.json"), format!("{lineage:#}\n").as_bytes())?;
+    println!("Wrote the model after round {} ({}) to {}", verified.rounds, verified.model.short(), out.display());
+    Ok(())
+}

@@ -1,0 +1,177 @@
+//! `shoal train`: trains a Hugging Face model folder alone.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use shoal_cpu::CpuEngine;
+use shoal_gpu::GpuEngine;
+use shoal_learn::{Engine, Layout, StepSettings};
+use shoal_wire::manifest::{AdamW, ModelSpec};
+
+use crate::progress::Reporter;
+use crate::source::Source;
+use crate::{files, folder};
+
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
+const MODEL_BYTES_MAX: u64 = 16 << 30;
+const BATCHES_BYTES_MAX: u64 = 4 << 30;
+const TEXT_BYTES_MAX: u64 = 4 << 30;
+
+const DEFAULT_RECIPE: AdamW =
+    AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_clip: Some(1.0) };
+
+const EXAMPLES: &str = "\
+Examples:
+  shoal train --model my-llama --data book.txt --steps 500 --engine gpu --out trained
+  shoal train --model my-llama --batches batches.safetensors --steps 50 --engine cpu --json
+
+--model and --out are Hugging Face folders: config.json and model.safetensors, a LlamaForCausalLM.
+--batches is a safetensors file with one int32 tensor `tokens` of shape [batches, batch, context + 1];
+step i (from 0) trains on batch i mod batches. --recipe is a JSON file:
+  {\"optimizer\": {\"type\": \"adamw\", \"lr\": 1e-3, \"beta1\": 0.9, \"beta2\": 0.95, \"eps\": 1e-8,
+                 \"weightDecay\": 0.1, \"gradClip\": 1.0}}
+Weight decay is decoupled and applies to matrices; \"gradClip\": null means none.";
+
+/// Train a model alone, on this machine
+///
+/// Reads a Hugging Face model folder, trains it on a text or on prepared batches, and writes a folder that
+/// `transformers` loads. With --json, prints one JSON line a step: `step` (from 1), `loss` (mean
+/// cross-entropy in nats, before the step) and `ms`.
+#[derive(clap::Args)]
+#[command(after_long_help = EXAMPLES, after_help = "`--help` shows examples and file formats.")]
+pub struct Args {
+    /// Model folder with config.json and model.safetensors
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// UTF-8 text to train on; each byte is a token
+    #[arg(long, value_name = "FILE", required_unless_present = "batches", conflicts_with = "batches")]
+    data: Option<PathBuf>,
+    /// Prepared batches of tokens, a safetensors file
+    #[arg(long, value_name = "FILE")]
+    batches: Option<PathBuf>,
+    /// Number of optimiser steps
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    steps: u32,
+    /// What computes: WebGPU natively (Vulkan, Metal, DirectX 12), or the processor
+    #[arg(long, value_enum)]
+    engine: EngineKind,
+    /// Optimiser settings, a JSON file [default: AdamW, learning rate 1e-3]
+    #[arg(long, value_name = "FILE")]
+    recipe: Option<PathBuf>,
+    /// Print one JSON object a step
+    #[arg(long)]
+    json: bool,
+    /// Folder to write the trained model to; made when missing
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Sequences in a batch, with --data [default: 8]
+    #[arg(long, value_name = "B", conflicts_with = "batches", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    batch: Option<u32>,
+    /// Tokens in a sequence, with --data [default: 128, or what the model allows]
+    #[arg(long, value_name = "C", conflicts_with = "batches", value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    context: Option<u32>,
+    /// Chooses which parts of the text are trained on, with --data [default: 0]
+    #[arg(long, value_name = "S", conflicts_with = "batches")]
+    seed: Option<u64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum EngineKind {
+    Gpu,
+    Cpu,
+}
+
+struct Model {
+    spec: ModelSpec,
+    layout: Layout,
+    parameters: Vec<f32>,
+}
+
+impl Model {
+    fn read(dir: &Path) -> Result<Self> {
+        let (config, weights) = (dir.join("config.json"), dir.join("model.safetensors"));
+        let spec = folder::parse_config(&files::read(&config, CONFIG_BYTES_MAX)?)
+            .with_context(|| format!("cannot use {}", config.display()))?;
+        let layout = Layout::of(&spec)?;
+        let parameters = folder::parse_weights(&files::read(&weights, MODEL_BYTES_MAX)?, &layout)
+            .with_context(|| format!("cannot use {}", weights.display()))?;
+        Ok(Self { spec, layout, parameters })
+    }
+
+    fn write(&self, dir: &Path, parameters: &[f32]) -> Result<()> {
+        files::write_atomically(&dir.join("model.safetensors"), &folder::weights_bytes(&self.layout, parameters)?)?;
+        files::write_atomically(&dir.join("config.json"), &folder::config_json(&self.spec)?)
+    }
+}
+
+fn read_recipe(path: &Path) -> Result<AdamW> {
+    let recipe = folder::parse_recipe(&files::read(path, CONFIG_BYTES_MAX)?);
+    recipe.with_context(|| format!("cannot use the recipe {}", path.display()))
+}
+
+impl Args {
+    fn source(&self, model: &ModelSpec) -> Result<Source> {
+        let vocab = model.vocab_size;
+        let (path, source) = if let Some(path) = &self.batches {
+            (path, Source::prepared(&files::read(path, BATCHES_BYTES_MAX)?, vocab))
+        } else {
+            let path = self.data.as_ref().context("--data or --batches is needed")?;
+            let context = self.context.unwrap_or(model.max_position_embeddings.min(128)) as usize;
+            let batch = self.batch.unwrap_or(8) as usize;
+            let text = files::read(path, TEXT_BYTES_MAX)?;
+            (path, Source::text(text, vocab, batch, context, self.seed.unwrap_or(0)))
+        };
+        source.with_context(|| format!("cannot train on {}", path.display()))
+    }
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let model = Model::read(&args.model)?;
+    let adamw = args.recipe.as_deref().map_or(Ok(DEFAULT_RECIPE), read_recipe)?;
+    let source = args.source(&model.spec)?;
+    if let Some(out) = &args.out {
+        // Better to learn of a bad folder now than after hours of training.
+        fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
+    }
+    let (batch, context) = source.shape();
+    let trained = pollster::block_on(async {
+        match args.engine {
+            EngineKind::Cpu => {
+                let engine = CpuEngine::new(&model.spec, batch, context)?;
+                train(args, engine, &model, &source, adamw).await
+            }
+            EngineKind::Gpu => {
+                let engine = GpuEngine::new(&model.spec, batch, context).await;
+                let engine = engine.context("the GPU engine did not start (`--engine cpu` needs no GPU)")?;
+                train(args, engine, &model, &source, adamw).await
+            }
+        }
+    })?;
+    match &args.out {
+        Some(out) => model.write(out, &trained),
+        None => Ok(()),
+    }
+}
+
+/// Trains and returns the final parameters.
+async fn train(args: &Args, mut engine: impl Engine, model: &Model, source: &Source, adamw: AdamW) -> Result<Vec<f32>> {
+    engine.load(&model.parameters)?;
+    let reporter = Reporter::new(args.json, args.steps)?;
+    reporter.note(&format!("{} parameters on {}", model.layout.len(), engine.describe()));
+    for step in 1..=args.steps {
+        let batch = source.batch(step - 1)?;
+        let start = Instant::now();
+        engine.step(&batch, &StepSettings { adamw, lr: adamw.lr, step })?;
+        let losses = engine.losses().await?;
+        let loss = *losses.last().context("the engine returned no loss")?;
+        ensure!(loss.is_finite(), "the loss is {loss} at step {step}: try a lower learning rate or gradient clipping");
+        reporter.step(step, loss, start.elapsed())?;
+    }
+    reporter.finish();
+    let parameters = engine.parameters().await?;
+    ensure!(parameters.iter().all(|p| p.is_finite()), "the last step made parameters that are not finite");
+    Ok(parameters)
+}

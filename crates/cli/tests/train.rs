@@ -1,0 +1,194 @@
+//! `shoal train` as a person runs it, on a model and batches whose losses PyTorch gave.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use serde_json::{Value, json};
+use shoal_learn::Layout;
+use shoal_wire::manifest::ModelSpec;
+use tempfile::TempDir;
+
+/// A model folder, batches and a recipe: those of `crates/cpu/tests/golden/grouped_untied.json`.
+struct World {
+    folder: TempDir,
+    golden: Value,
+}
+
+/// MurmurHash3's finaliser over a counter, as in `docs/golden/make_golden.py`.
+fn hashed(seed: u32, index: u32) -> u32 {
+    let mut x = index.wrapping_add(seed.wrapping_mul(0x9E37_79B9));
+    x = (x ^ (x >> 16)).wrapping_mul(0x85EB_CA6B);
+    x = (x ^ (x >> 13)).wrapping_mul(0xC2B2_AE35);
+    x ^ (x >> 16)
+}
+
+fn write_safetensors(path: &Path, tensors: &[(String, Dtype, Vec<usize>, Vec<u8>)]) {
+    let view = |(name, dtype, shape, bytes): &(String, Dtype, Vec<usize>, Vec<u8>)| {
+        (name.clone(), TensorView::new(*dtype, shape.clone(), bytes).unwrap().data().to_vec(), *dtype, shape.clone())
+    };
+    let owned: Vec<_> = tensors.iter().map(view).collect();
+    let views = owned
+        .iter()
+        .map(|(name, bytes, dtype, shape)| (name.as_str(), TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
+    fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+impl World {
+    fn new() -> Self {
+        let world = Self {
+            folder: tempfile::tempdir().unwrap(),
+            golden: serde_json::from_str(include_str!("../../cpu/tests/golden/grouped_untied.json")).unwrap(),
+        };
+        fs::create_dir(world.path("model")).unwrap();
+        world.write_model();
+        world.write_batches();
+        let adamw = &world.golden["adamw"];
+        let recipe = json!({"optimizer": {
+            "type": "adamw", "lr": adamw["lr"], "beta1": adamw["beta1"], "beta2": adamw["beta2"],
+            "eps": adamw["eps"], "weightDecay": adamw["weight_decay"], "gradClip": adamw["grad_clip"],
+        }});
+        fs::write(world.path("recipe.json"), recipe.to_string()).unwrap();
+        world
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write_model(&self) {
+        let mut config = self.golden["model"].clone();
+        config["model_type"] = json!("llama");
+        fs::write(self.path("model/config.json"), config.to_string()).unwrap();
+        let spec: ModelSpec = serde_json::from_value(self.golden["model"].clone()).unwrap();
+        let value = |tensor: &shoal_learn::TensorInfo, i: usize| {
+            let x = ((hashed(1, i as u32) >> 8) as f32 / (1 << 24) as f32 - 0.5) / 2.0;
+            if tensor.decays() { x } else { x + 1.0 }
+        };
+        let tensors = Layout::of(&spec).unwrap().tensors.into_iter().map(|tensor| {
+            let bytes = tensor.range().flat_map(|i| value(&tensor, i).to_le_bytes()).collect();
+            (tensor.name, Dtype::F32, tensor.shape, bytes)
+        });
+        write_safetensors(&self.path("model/model.safetensors"), &tensors.collect::<Vec<_>>());
+    }
+
+    fn write_batches(&self) {
+        let size = |field: &str| self.golden[field].as_u64().unwrap() as usize;
+        let (batch, row) = (size("batch"), size("context") + 1);
+        let vocab = self.golden["model"]["vocab_size"].as_u64().unwrap() as u32;
+        let tokens = (0..(4 * batch * row) as u32).flat_map(|i| ((hashed(2, i) % vocab) as i32).to_le_bytes());
+        let tensor = ("tokens".to_owned(), Dtype::I32, vec![4, batch, row], tokens.collect());
+        write_safetensors(&self.path("batches.safetensors"), &[tensor]);
+    }
+
+    fn golden_losses(&self) -> Vec<f64> {
+        self.golden["losses"].as_array().unwrap().iter().map(|loss| loss.as_f64().unwrap()).collect()
+    }
+
+    fn shoal(&self, arguments: &[&str]) -> Output {
+        let arguments = arguments.iter().flat_map(|line| line.split_whitespace());
+        Command::new(env!("CARGO_BIN_EXE_shoal")).args(arguments).current_dir(self.folder.path()).output().unwrap()
+    }
+
+    fn losses(&self, arguments: &str) -> Vec<f64> {
+        let output = self.shoal(&["train --recipe recipe.json --json", arguments]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        for (index, line) in lines.iter().enumerate() {
+            assert_eq!(line["step"], index + 1);
+            assert!(line["ms"].as_f64().unwrap() >= 0.0);
+        }
+        lines.iter().map(|line| line["loss"].as_f64().unwrap()).collect()
+    }
+
+    /// Runs what must fail; returns its complaint.
+    fn complaint(&self, arguments: &str, code: i32) -> String {
+        let output = self.shoal(&[arguments]);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{text}");
+        assert!(!text.contains("panicked"), "{text}");
+        text
+    }
+}
+
+fn assert_same_losses(got: &[f64], expected: &[f64]) {
+    assert_eq!(got.len(), expected.len());
+    for (step, (got, expected)) in got.iter().zip(expected).enumerate() {
+        assert!((got / expected - 1.0).abs() < 1e-4, "step {}: loss {got} is not {expected}", step + 1);
+    }
+}
+
+#[test]
+fn the_cpu_engine_prints_the_losses_that_pytorch_gives() {
+    let world = World::new();
+    let losses = world.losses("--model model --batches batches.safetensors --steps 50 --engine cpu");
+    assert_same_losses(&losses, &world.golden_losses());
+}
+
+#[test]
+fn both_engines_print_the_same_losses() {
+    let world = World::new();
+    let losses =
+        |engine| world.losses(&format!("--model model --batches batches.safetensors --steps 50 --engine {engine}"));
+    assert_same_losses(&losses("gpu"), &losses("cpu"));
+}
+
+#[test]
+fn a_written_folder_continues_where_training_stopped() {
+    let world = World::new();
+    let whole = world.losses("--model model --batches batches.safetensors --steps 5 --engine cpu");
+    world.losses("--model model --batches batches.safetensors --steps 4 --engine cpu --out new/trained");
+    // The fifth step uses batch 4 mod 4: the first.
+    let resumed = world.losses("--model new/trained --batches batches.safetensors --steps 1 --engine cpu");
+    assert_same_losses(&resumed, &whole[4..]);
+    let config: Value = serde_json::from_slice(&fs::read(world.path("new/trained/config.json")).unwrap()).unwrap();
+    assert_eq!(config["architectures"], json!(["LlamaForCausalLM"]));
+    assert_eq!(fs::read_dir(world.path("new/trained")).unwrap().count(), 2);
+}
+
+#[test]
+fn training_on_a_text_lowers_its_loss() {
+    let world = World::new();
+    let text: String = (0..400).map(|i| ["!# ", "%+ ", "-&' "][i * i % 3]).collect();
+    fs::write(world.path("text.txt"), text).unwrap();
+    let losses = world.losses("--model model --data text.txt --batch 4 --context 16 --seed 7 --steps 60 --engine cpu");
+    assert!(losses[59] < losses[0] * 0.4, "{losses:?}");
+}
+
+#[test]
+fn mistakes_are_named_without_a_panic() {
+    let world = World::new();
+    fs::write(world.path("empty.txt"), "").unwrap();
+    fs::write(world.path("binary.dat"), [0, 159, 146, 150]).unwrap();
+    fs::write(world.path("letters.txt"), "plain letters, whose bytes this small vocabulary does not have").unwrap();
+    fs::write(world.path("bad.json"), r#"{"optimizer": {"type": "sgd", "lr": 1}}"#).unwrap();
+    let train = "train --steps 1 --engine cpu --model";
+    for (arguments, word) in [
+        ("absent --data empty.txt", "config.json"),
+        ("model --data empty.txt", "empty"),
+        ("model --data binary.dat", "UTF-8"),
+        ("model --data letters.txt --context 8", "80 tokens"),
+        ("model --data empty.txt --context 65", "empty"),
+        ("model --batches model/model.safetensors", "tokens"),
+        ("model --batches recipe.json", "safetensors"),
+        ("model --batches absent.safetensors", "absent.safetensors"),
+        ("model --batches batches.safetensors --recipe bad.json", "recipe"),
+        ("model --batches batches.safetensors --out recipe.json", "recipe.json"),
+    ] {
+        let text = world.complaint(&format!("{train} {arguments}"), 1);
+        assert!(text.contains(word), "{arguments}: {text}");
+    }
+    for usage in ["train --model model --steps 1 --engine cpu", "train --model model --data a --steps 0 --engine cpu"] {
+        world.complaint(usage, 2);
+    }
+    let mut model = fs::read(world.path("model/model.safetensors")).unwrap();
+    model.truncate(1000);
+    fs::write(world.path("model/model.safetensors"), model).unwrap();
+    let text = world.complaint(&format!("{train} model --batches batches.safetensors"), 1);
+    assert!(text.contains("model.safetensors"), "{text}");
+}
