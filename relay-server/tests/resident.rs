@@ -1,0 +1,43 @@
+//! A relay with its resident peer, and a run published while it serves.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Client, publish_tiny_run, relay};
+use shoal_relay::Demo;
+use shoal_wire::{Identity, PeerId, RunId, relay::FromRelay};
+use tokio::time::timeout;
+
+/// Enters the run's room and waits until a peer other than `me` is in it.
+async fn somebody_in(fixture: &common::Fixture, run: RunId, me: &Identity) -> PeerId {
+    let (mut client, entered) = Client::enter(fixture.relay.http_addr, run, me).await;
+    let FromRelay::Entered { peers } = entered else { panic!("{entered:?}") };
+    if let Some(&peer) = peers.first() {
+        return peer;
+    }
+    loop {
+        if let FromRelay::PeerEntered(peer) = client.next().await.expect("the relay stays") {
+            return peer;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_resident_is_in_the_demo_run_as_its_anchor_and_takes_up_runs_published_later() {
+    let fixture = relay(|config| {
+        config.resident = true;
+        config.demo = Some(Demo { preset: shoal_learn::presets::Preset::Tiny, ..Demo::default() });
+    })
+    .await;
+    let me = Identity::from_secret([5; 32]);
+    let demo = fixture.relay.runs[0];
+    let resident = somebody_in(&fixture, demo, &me).await;
+    let details = common::get(fixture.relay.http_addr, &format!("/api/runs/{demo}")).await.json();
+    assert_eq!(details["manifest"]["anchors"][0], resident.to_string());
+    let later = publish_tiny_run(&fixture, "later").await;
+    assert_ne!(somebody_in(&fixture, later, &me).await, resident, "another identity in another run");
+    timeout(Duration::from_secs(5), fixture.relay.stop()).await.expect("stops within five seconds");
+}
