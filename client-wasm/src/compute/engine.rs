@@ -1,0 +1,171 @@
+//! Which engine trains here, and the change to another when a device is lost.
+
+use core::cell::RefCell;
+use std::rc::Rc;
+
+use serde::Deserialize;
+use shoal_cpu::CpuEngine;
+use shoal_gpu::GpuEngine;
+use shoal_learn::{Batch, Engine, EngineError, StepSettings};
+use shoal_wire::Manifest;
+use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
+use wasm_bindgen_futures::JsFuture;
+
+use crate::scope;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Choice {
+    /// WebGPU on real hardware, else the CPU.
+    Auto,
+    Gpu,
+    Cpu,
+}
+
+pub enum AnyEngine {
+    Cpu(Box<CpuEngine>),
+    Gpu(Box<GpuEngine>),
+}
+
+impl AnyEngine {
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Cpu(_) => "cpu",
+            Self::Gpu(_) => "gpu",
+        }
+    }
+
+    /// The engine of choice; with the reason in words where the CPU stands in for WebGPU.
+    pub async fn choose(choice: Choice, manifest: &Manifest) -> Result<(Self, Option<String>), EngineError> {
+        let refused = match choice {
+            Choice::Cpu => return Ok((Self::cpu(manifest)?, None)),
+            Choice::Gpu => None,
+            Choice::Auto => unsuitable().await,
+        };
+        let why = match refused {
+            Some(why) => why,
+            None => match Self::gpu(manifest).await {
+                Ok(engine) => return Ok((engine, None)),
+                Err(error) if choice == Choice::Gpu => return Err(error),
+                Err(error) => error.to_string(),
+            },
+        };
+        Ok((Self::cpu(manifest)?, Some(why)))
+    }
+
+    pub fn cpu(manifest: &Manifest) -> Result<Self, EngineError> {
+        let (batch, context) = (manifest.recipe.batch as usize, manifest.recipe.context as usize);
+        Ok(Self::Cpu(Box::new(CpuEngine::new(&manifest.model, batch, context)?)))
+    }
+
+    async fn gpu(manifest: &Manifest) -> Result<Self, EngineError> {
+        let (batch, context) = (manifest.recipe.batch as usize, manifest.recipe.context as usize);
+        Ok(Self::Gpu(Box::new(GpuEngine::new(&manifest.model, batch, context).await?)))
+    }
+}
+
+#[wasm_bindgen]
+extern "C" {
+    type Gpu;
+    #[wasm_bindgen(method, js_name = requestAdapter)]
+    fn request_adapter(this: &Gpu) -> js_sys::Promise;
+
+    type Navigator;
+    #[wasm_bindgen(method, getter)]
+    fn gpu(this: &Navigator) -> Option<Gpu>;
+
+    type Adapter;
+    #[wasm_bindgen(method, getter)]
+    fn info(this: &Adapter) -> AdapterInfo;
+    type AdapterInfo;
+    #[wasm_bindgen(method, getter, js_name = isFallbackAdapter)]
+    fn is_fallback_adapter(this: &AdapterInfo) -> Option<bool>;
+}
+
+/// Why WebGPU is not worth trying here.
+async fn unsuitable() -> Option<String> {
+    let navigator: Navigator = JsValue::from(scope::worker().navigator()).unchecked_into();
+    let Some(gpu) = navigator.gpu() else { return Some("this browser offers no WebGPU".to_owned()) };
+    let adapter = match JsFuture::from(gpu.request_adapter()).await {
+        Ok(adapter) if !adapter.is_null() && !adapter.is_undefined() => adapter,
+        Ok(_) => return Some("the browser gives no GPU to this page".to_owned()),
+        Err(error) => return Some(scope::words(&error)),
+    };
+    let info = adapter.unchecked_into::<Adapter>().info();
+    let software = !JsValue::from(&info).is_undefined() && info.is_fallback_adapter() == Some(true);
+    software.then(|| "WebGPU is only imitated in software here, which is slower".to_owned())
+}
+
+/// An engine that the trainer holds, and that others may use between its steps.
+#[derive(Clone)]
+pub struct SharedEngine(Rc<RefCell<Option<AnyEngine>>>);
+
+impl SharedEngine {
+    pub fn new(engine: AnyEngine) -> Self {
+        Self(Rc::new(RefCell::new(Some(engine))))
+    }
+
+    /// `None` while it is at work.
+    pub fn kind(&self) -> Option<&'static str> {
+        self.0.borrow().as_ref().map(AnyEngine::kind)
+    }
+
+    /// Takes the engine out while it works: nothing is borrowed across an `await`.
+    fn take(&self) -> Result<AnyEngine, EngineError> {
+        self.0.borrow_mut().take().ok_or_else(|| EngineError::Failed("the engine is at work elsewhere".to_owned()))
+    }
+
+    fn put(&self, engine: AnyEngine) {
+        *self.0.borrow_mut() = Some(engine);
+    }
+}
+
+macro_rules! with {
+    ($self:ident, $engine:ident => $work:expr) => {{
+        let mut taken = $self.take()?;
+        let result = match &mut taken {
+            AnyEngine::Cpu($engine) => $work,
+            AnyEngine::Gpu($engine) => $work,
+        };
+        $self.put(taken);
+        result
+    }};
+}
+
+impl Engine for SharedEngine {
+    fn describe(&self) -> String {
+        match &*self.0.borrow() {
+            Some(AnyEngine::Cpu(engine)) => engine.describe(),
+            Some(AnyEngine::Gpu(engine)) => engine.describe(),
+            None => "busy".to_owned(),
+        }
+    }
+
+    fn load(&mut self, parameters: &[f32]) -> Result<(), EngineError> {
+        with!(self, engine => engine.load(parameters))
+    }
+
+    fn reset_moments(&mut self) -> Result<(), EngineError> {
+        with!(self, engine => engine.reset_moments())
+    }
+
+    fn step(&mut self, batch: &Batch, settings: &StepSettings) -> Result<(), EngineError> {
+        with!(self, engine => engine.step(batch, settings))
+    }
+
+    async fn losses(&mut self) -> Result<Vec<f32>, EngineError> {
+        with!(self, engine => engine.losses().await)
+    }
+
+    async fn parameters(&mut self) -> Result<Vec<f32>, EngineError> {
+        with!(self, engine => engine.parameters().await)
+    }
+
+    async fn evaluate(&mut self, batch: &Batch) -> Result<f32, EngineError> {
+        with!(self, engine => engine.evaluate(batch).await)
+    }
+
+    async fn next_logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
+        with!(self, engine => engine.next_logits(tokens).await)
+    }
+}

@@ -1,0 +1,64 @@
+//! The compute worker: trains, checks and merges updates, measures the common model, writes samples.
+
+mod engine;
+mod sample;
+mod worker;
+
+use js_sys::Reflect;
+use serde::Deserialize;
+use wasm_bindgen::{JsCast, JsValue, closure::Closure, prelude::wasm_bindgen};
+use wasm_bindgen_futures::spawn_local;
+use web_sys::{MessageEvent, MessagePort};
+
+use crate::{
+    inbox::Inbox,
+    messages::{ComputeCommand, Failure, ToCompute},
+    scope,
+};
+use engine::Choice;
+
+#[derive(Debug)]
+enum Ask {
+    Peer(ToCompute),
+    Page(ComputeCommand),
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+struct Start {
+    engine: Choice,
+    duty: f64,
+}
+
+#[wasm_bindgen]
+pub struct ComputeWorker {
+    inbox: Inbox<Ask>,
+}
+
+#[wasm_bindgen]
+impl ComputeWorker {
+    #[wasm_bindgen(constructor)]
+    pub fn new(start: JsValue) -> Result<Self, JsValue> {
+        scope::report_panics("compute worker");
+        let port: MessagePort = Reflect::get(&start, &"port".into())?.dyn_into()?;
+        let start: Start = serde_wasm_bindgen::from_value(start)?;
+        let inbox = Inbox::default();
+        let listening = inbox.clone();
+        let on_message = Closure::<dyn FnMut(_)>::new(move |event: MessageEvent| {
+            let bytes = js_sys::Uint8Array::new(&event.data()).to_vec();
+            match postcard::from_bytes(&bytes) {
+                Ok(ask) => listening.push(Ask::Peer(ask)),
+                Err(error) => scope::post_failure(&Failure::new("panic", &error)),
+            }
+        });
+        port.set_onmessage(Some(on_message.into_js_value().unchecked_ref()));
+        let asks = inbox.clone();
+        spawn_local(async move { worker::run(start, port, asks).await });
+        Ok(Self { inbox })
+    }
+
+    /// Takes a message of the page.
+    pub fn handle(&self, message: JsValue) -> Result<(), JsValue> {
+        self.inbox.push(Ask::Page(serde_wasm_bindgen::from_value(message)?));
+        Ok(())
+    }
+}

@@ -1,0 +1,137 @@
+/**
+ * One volunteer on one page: its status, its settings, and the session that is loaded on the click.
+ * Before [`start`] nothing of the client is fetched: no Wasm, no socket, no worker.
+ */
+
+import type { EngineChoice } from './client/messages';
+import type { Session } from './client/session';
+import { forget, readSettings, type Settings, writeSettings } from './settings';
+import { emptyStatus, type Status } from './status';
+
+export interface Options {
+  run: string;
+  engine: EngineChoice;
+  /** `false`: frames travel through the relay only, and peers do not see this machine's address. */
+  direct: boolean;
+}
+
+export function optionsFrom(search: URLSearchParams): Options {
+  const engine = search.get('engine');
+  return {
+    run: search.get('run') ?? '',
+    engine: engine === 'cpu' || engine === 'gpu' ? engine : 'auto',
+    direct: search.get('direct') !== 'off',
+  };
+}
+
+export class Volunteer {
+  status: Status;
+  settings: Settings;
+  #session: Session | null = null;
+  #hiddenPause = false;
+
+  constructor(
+    readonly options: Options,
+    defaults: Settings,
+    readonly changed: () => void,
+  ) {
+    this.status = emptyStatus(options.run);
+    this.settings = readSettings(defaults);
+    document.addEventListener('visibilitychange', () => this.#visibility());
+  }
+
+  get active(): boolean {
+    return this.status.state !== 'stopped' && this.status.state !== 'failed';
+  }
+
+  async start(): Promise<void> {
+    if (this.active) return;
+    this.status = { ...emptyStatus(this.options.run), state: 'starting', opening: 'Loading the client…' };
+    this.changed();
+    try {
+      const { Session } = await import('./client/session');
+      this.#session = await Session.open(this.status, this.options, this.settings, this.changed);
+    } catch (error) {
+      const text = error instanceof Error ? error.message : String(error);
+      this.status.failure ??= { kind: 'panic', text: `The client could not be loaded: ${text}` };
+      this.status.state = 'failed';
+    }
+    this.changed();
+  }
+
+  pause(): void {
+    this.#hiddenPause = false;
+    this.#session?.pause();
+    this.changed();
+  }
+
+  resume(): void {
+    this.#session?.resume();
+    this.changed();
+  }
+
+  async stop(): Promise<void> {
+    await this.#session?.close();
+    this.#session = null;
+    this.status.state = 'stopped';
+    this.changed();
+  }
+
+  set(settings: Partial<Settings>): void {
+    this.settings = { ...this.settings, ...settings };
+    writeSettings(this.settings);
+    this.#session?.pace(this.settings.duty);
+    this.changed();
+  }
+
+  sample(prompt: string): void {
+    this.#session?.sample(prompt);
+    this.changed();
+  }
+
+  async forget(): Promise<void> {
+    await this.stop();
+    await forget();
+    this.status = emptyStatus(this.options.run);
+    this.status.notice = 'Everything that Shoal kept in this browser is deleted.';
+    this.changed();
+  }
+
+  #visibility(): void {
+    if (!this.settings.pauseHidden) return;
+    if (document.hidden && this.status.state === 'running') {
+      this.pause();
+      this.#hiddenPause = true;
+    } else if (!document.hidden && this.#hiddenPause) {
+      this.#hiddenPause = false;
+      this.resume();
+    }
+  }
+}
+
+/** Lets tests and curious people read the status: `window.shoalStatus` is a fresh copy at each look. */
+export function exposeStatus(volunteer: Volunteer): void {
+  Object.defineProperty(window, 'shoalStatus', { get: () => structuredClone(volunteer.status) });
+}
+
+/** Why this page cannot train at all, in plain words; `null` when it can. */
+export function obstacle(): { title: string; text: string } | null {
+  if (!window.isSecureContext) {
+    return {
+      title: 'This address is not secure, so the browser locks the machine’s GPU and storage away.',
+      text: `Open this page as http://localhost:${location.port || '8080'} on the machine that runs the relay, or over HTTPS: the relay prints an https:// address for other machines when it starts (your browser will ask once about its certificate).`,
+    };
+  }
+  const missing = [
+    typeof WebAssembly === 'undefined' && 'WebAssembly',
+    typeof Worker === 'undefined' && 'workers',
+    typeof RTCPeerConnection === 'undefined' && 'WebRTC',
+  ].filter(Boolean);
+  if (missing.length > 0) {
+    return {
+      title: `This browser lacks ${missing.join(' and ')}.`,
+      text: 'A current Firefox, Chrome, Edge or Safari can take part.',
+    };
+  }
+  return null;
+}
