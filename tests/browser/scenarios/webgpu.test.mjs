@@ -1,0 +1,24 @@
+// A volunteer that trains with WebGPU, on a software adapter where there is no other.
+import assert from 'node:assert/strict'
+import { after, test } from 'node:test'
+
+import { Relay, tinyShakespeare, Workshop } from '../lib/programs.mjs'
+import { openChromium, Volunteer } from '../lib/volunteer.mjs'
+
+const workshop = new Workshop()
+after(() => workshop.close())
+
+test('what WebGPU trained is accepted and lowers the held-out loss', { timeout: 10 * 60_000 }, async () => {
+  // A software adapter takes long for a step; few steps make a round.
+  const relay = await Relay.start(workshop, { data: tinyShakespeare(), args: ['--local-steps', '4'] })
+  const browser = await openChromium(workshop)
+  const volunteer = await Volunteer.open(browser, `${relay.page}&engine=gpu`, 'ana')
+  await volunteer.start()
+  const status = await volunteer.until('accepted contributions', (now) => now.accepted >= 3, 500_000)
+  assert.equal(status.engine, 'gpu')
+  console.log(status.engineName)
+  // Rounds that pass while another is being measured are not measured.
+  const measured = (now) => Math.max(...Object.keys(now.heldOut).map(Number))
+  const judged = await volunteer.until('a loss of this or a later round', (now) => measured(now) >= status.head)
+  assert.ok(judged.heldOut[measured(judged)] < judged.heldOut[0])
+})
