@@ -91,10 +91,20 @@ export class Volunteer {
 
   async forget(): Promise<void> {
     await this.stop();
-    await forget();
     this.status = emptyStatus(this.options.run);
-    this.status.notice = 'Everything that Shoal kept in this browser is deleted.';
-    this.changed();
+    const say = (notice: string) => {
+      this.status.notice = notice;
+      this.changed();
+    };
+    say('Deleting what Shoal keeps in this browser…');
+    try {
+      await forget();
+      say('Everything that Shoal kept in this browser is deleted.');
+    } catch (error) {
+      // The usual cause: another tab of this site is at work and holds a file.
+      const text = error instanceof Error ? error.message : String(error);
+      say(`Not everything could be deleted (${text}). Close other tabs of this site, then try again.`);
+    }
   }
 
   #visibility(): void {
