@@ -28,6 +28,10 @@ export function writeSettings(settings: Settings): void {
   }
 }
 
+/** A worker that was ended frees its files a moment later. */
+const BUSY_TRIES = 20;
+const BUSY_WAIT_MS = 100;
+
 /** Deletes everything that Shoal keeps in this browser: keys, votes, models, settings. */
 export async function forget(): Promise<void> {
   try {
@@ -37,9 +41,15 @@ export async function forget(): Promise<void> {
   }
   if (!navigator.storage?.getDirectory) return;
   const root = await navigator.storage.getDirectory();
-  try {
-    await root.removeEntry('shoal', { recursive: true });
-  } catch (error) {
-    if (!(error instanceof DOMException && error.name === 'NotFoundError')) throw error;
+  for (let tries = 1; ; tries += 1) {
+    try {
+      await root.removeEntry('shoal', { recursive: true });
+      return;
+    } catch (error) {
+      const name = error instanceof DOMException ? error.name : '';
+      if (name === 'NotFoundError') return;
+      if (name !== 'NoModificationAllowedError' || tries === BUSY_TRIES) throw error;
+    }
+    await new Promise((resolve) => setTimeout(resolve, BUSY_WAIT_MS));
   }
 }

@@ -1,6 +1,6 @@
 /** What a session knows, as one plain value: pages draw it and tests read it. */
 
-import type { FailureKind, FromComputeWorker, FromPeerWorker, Link, Member, Phase } from './client/messages';
+import type { Failure, FromComputeWorker, FromPeerWorker, Link, Member, Phase } from './client/messages';
 
 export type SessionState = 'stopped' | 'starting' | 'running' | 'paused' | 'failed';
 
@@ -39,7 +39,7 @@ export interface Status {
   engineWhy: string | null;
   recoveries: number;
   notice: string;
-  failure: { kind: FailureKind; text: string } | null;
+  failure: Failure | null;
   sample: { text: string; busy: boolean };
 }
 
@@ -122,7 +122,7 @@ export function hearPeer(status: Status, message: FromPeerWorker): void {
       status.notice = message.text;
       break;
     case 'failed':
-      fail(status, message.kind, message.text);
+      fail(status, message);
       break;
     case 'left':
       status.state = 'stopped';
@@ -154,12 +154,12 @@ export function hearCompute(status: Status, message: FromComputeWorker): void {
       status.sample = { text: message.text, busy: !message.done };
       break;
     case 'failed':
-      fail(status, message.kind, message.text);
+      fail(status, message);
       break;
   }
 }
 
-function fail(status: Status, kind: FailureKind, text: string): void {
+function fail(status: Status, { kind, text }: Failure): void {
   // The first failure is the cause; what follows is its echo.
   status.failure ??= { kind, text };
   status.state = 'failed';

@@ -5,6 +5,7 @@
 
 import type { EngineChoice } from './client/messages';
 import type { Session } from './client/session';
+import { explain, NotFetched, words } from './loading';
 import { forget, readSettings, type Settings, writeSettings } from './settings';
 import { emptyStatus, type Status } from './status';
 
@@ -13,6 +14,8 @@ export interface Options {
   engine: EngineChoice;
   /** `false`: frames travel through the relay only, and peers do not see this machine's address. */
   direct: boolean;
+  /** For tests and the curious: the held-out loss of each round, where a slow machine would skip some. */
+  measureAll: boolean;
 }
 
 export function optionsFrom(search: URLSearchParams): Options {
@@ -21,19 +24,42 @@ export function optionsFrom(search: URLSearchParams): Options {
     run: search.get('run') ?? '',
     engine: engine === 'cpu' || engine === 'gpu' ? engine : 'auto',
     direct: search.get('direct') !== 'off',
+    measureAll: search.get('measure') === 'all',
   };
+}
+
+/** What the client is opened with. */
+export interface Opening {
+  status: Status;
+  options: Options;
+  settings: Settings;
+  changed: () => void;
+  /** Aborts when the volunteer no longer wants it. */
+  signal: AbortSignal;
+}
+
+/** A running client, as far as a volunteer steers it. */
+export type Client = Pick<Session, 'pause' | 'resume' | 'pace' | 'sample' | 'close'>;
+
+async function openSession(opening: Opening): Promise<Client> {
+  const { Session } = await import('./client/session').catch((error: unknown) => {
+    throw new NotFetched('the client', error);
+  });
+  return Session.open(opening);
 }
 
 export class Volunteer {
   status: Status;
   settings: Settings;
-  #session: Session | null = null;
+  #session: Client | null = null;
+  #loading: AbortController | null = null;
   #hiddenPause = false;
 
   constructor(
     readonly options: Options,
     defaults: Settings,
     readonly changed: () => void,
+    readonly open: (opening: Opening) => Promise<Client> = openSession,
   ) {
     this.status = emptyStatus(options.run);
     this.settings = readSettings(defaults);
@@ -46,17 +72,43 @@ export class Volunteer {
 
   async start(): Promise<void> {
     if (this.active) return;
-    this.status = { ...emptyStatus(this.options.run), state: 'starting', opening: 'Loading the client…' };
+    const status: Status = {
+      ...emptyStatus(this.options.run),
+      state: 'starting',
+      opening: 'Loading the client…',
+    };
+    this.status = status;
+    this.#hiddenPause = false;
     this.changed();
+    const loading = new AbortController();
+    this.#loading = loading;
     try {
-      const { Session } = await import('./client/session');
-      this.#session = await Session.open(this.status, this.options, this.settings, this.changed);
+      await this.#load(status, loading.signal);
     } catch (error) {
-      const text = error instanceof Error ? error.message : String(error);
-      this.status.failure ??= { kind: 'panic', text: `The client could not be loaded: ${text}` };
-      this.status.state = 'failed';
+      const failure = await explain(error);
+      // Whoever stopped meanwhile need not hear of it.
+      if (loading.signal.aborted) return;
+      status.failure ??= failure;
+      status.state = 'failed';
     }
     this.changed();
+  }
+
+  async #load(status: Status, signal: AbortSignal): Promise<void> {
+    const { options, settings } = this;
+    const changed = () => {
+      this.#visibility();
+      this.changed();
+    };
+    const session = await this.open({ status, options, settings, changed, signal });
+    if (signal.aborted) {
+      await session.close();
+      return;
+    }
+    this.#session = session;
+    // It may have been chosen while the client loaded.
+    session.pace(this.settings.duty);
+    this.#visibility();
   }
 
   pause(): void {
@@ -71,6 +123,7 @@ export class Volunteer {
   }
 
   async stop(): Promise<void> {
+    this.#loading?.abort();
     await this.#session?.close();
     this.#session = null;
     this.status.state = 'stopped';
@@ -102,11 +155,13 @@ export class Volunteer {
       say('Everything that Shoal kept in this browser is deleted.');
     } catch (error) {
       // The usual cause: another tab of this site is at work and holds a file.
-      const text = error instanceof Error ? error.message : String(error);
-      say(`Not everything could be deleted (${text}). Close other tabs of this site, then try again.`);
+      say(
+        `Not everything could be deleted (${words(error)}). Close other tabs of this site, then try again.`,
+      );
     }
   }
 
+  /** Asked at each change too: a client that becomes ready in a hidden tab must not begin to train. */
   #visibility(): void {
     if (!this.settings.pauseHidden) return;
     if (document.hidden && this.status.state === 'running') {

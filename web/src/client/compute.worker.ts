@@ -2,15 +2,9 @@
 
 import init, { ComputeWorker } from '../wasm/shoal_client.js';
 import type { ComputeStart } from './messages';
+import { serve } from './serve';
 
-let booted: Promise<ComputeWorker> | null = null;
-
-async function boot({ module, ...start }: ComputeStart): Promise<ComputeWorker> {
+serve(async ({ module, ...start }: ComputeStart) => {
   await init({ module_or_path: module });
   return new ComputeWorker(start);
-}
-
-self.onmessage = async ({ data }: MessageEvent<{ type: string } & ComputeStart>) => {
-  if (data.type === 'start') booted ??= boot(data);
-  else (await booted)?.handle(data);
-};
+});

@@ -35,12 +35,18 @@ export interface Link {
 export type FailureKind =
   | 'notFound'
   | 'relayAway'
+  | 'outdated'
   | 'otherTab'
   | 'badManifest'
   | 'data'
   | 'storage'
   | 'engine'
   | 'panic';
+
+export interface Failure {
+  kind: FailureKind;
+  text: string;
+}
 
 export type FromPeerWorker =
   | LinkCommand
@@ -66,7 +72,7 @@ export type FromPeerWorker =
   | { type: 'caughtUp'; round: number; model: string }
   | { type: 'rolledBack'; to: number }
   | { type: 'notice'; text: string }
-  | { type: 'failed'; kind: FailureKind; text: string }
+  | ({ type: 'failed' } & Failure)
   | { type: 'left' };
 
 export type FromComputeWorker =
@@ -83,7 +89,7 @@ export type FromComputeWorker =
     }
   | { type: 'evaluated'; round: number; loss: number }
   | { type: 'sample'; id: number; text: string; done: boolean }
-  | { type: 'failed'; kind: FailureKind; text: string };
+  | ({ type: 'failed' } & Failure);
 
 export interface PeerStart {
   module: WebAssembly.Module;
@@ -98,6 +104,8 @@ export interface ComputeStart {
   port: MessagePort;
   engine: EngineChoice;
   duty: number;
+  /** Measures each common model, however long that keeps this machine from training. */
+  measureAll: boolean;
 }
 
 export type EngineChoice = 'auto' | 'gpu' | 'cpu';

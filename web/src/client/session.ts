@@ -1,26 +1,32 @@
 /** The running client: one Wasm module, compiled once, in two workers and on the page. Loaded on the click. */
 
-import type { Settings } from '../settings';
+import { explain, NotFetched } from '../loading';
 import { hearCompute, hearPeer, type Status } from '../status';
-import type { Options } from '../volunteer';
+import type { Opening } from '../volunteer';
 import init, { PageLinks } from '../wasm/shoal_client.js';
 import wasmUrl from '../wasm/shoal_client_bg.wasm?url';
-import type { ComputeStart, FromComputeWorker, FromPeerWorker, PeerStart } from './messages';
+import type { ComputeStart, Failure, FromComputeWorker, FromPeerWorker, PeerStart } from './messages';
 
 /** How long a good-bye may take before the workers are ended without it. */
 const LEAVE_MS_MAX = 1500;
 
-async function compile(url: string): Promise<WebAssembly.Module> {
-  const response = await fetch(url);
-  if (!response.ok) throw new Error(`${url}: ${response.status} ${response.statusText}`);
-  if (response.headers.get('content-type')?.startsWith('application/wasm')) {
-    return WebAssembly.compileStreaming(response);
+async function compile(url: string, signal: AbortSignal): Promise<WebAssembly.Module> {
+  try {
+    const response = await fetch(url, { signal });
+    if (!response.ok) throw new Error(`${response.status} ${response.statusText}`);
+    if (response.headers.get('content-type')?.startsWith('application/wasm')) {
+      return await WebAssembly.compileStreaming(response);
+    }
+    return await WebAssembly.compile(await response.arrayBuffer());
+  } catch (error) {
+    // What comes and does not compile is a bug; anything else did not come.
+    throw error instanceof WebAssembly.CompileError ? error : new NotFetched(url, error);
   }
-  return WebAssembly.compile(await response.arrayBuffer());
 }
 
 export class Session {
   #left: () => void = () => {};
+  #closing: Promise<void> | null = null;
   #samples = 0;
 
   private constructor(
@@ -31,14 +37,11 @@ export class Session {
     readonly links: PageLinks,
   ) {}
 
-  static async open(
-    status: Status,
-    options: Options,
-    settings: Settings,
-    changed: () => void,
-  ): Promise<Session> {
-    const module = await compile(wasmUrl);
+  /** Once `signal` aborts, no worker is started any more. */
+  static async open({ status, options, settings, changed, signal }: Opening): Promise<Session> {
+    const module = await compile(wasmUrl, signal);
     await init({ module_or_path: module });
+    signal.throwIfAborted();
     const peer = new Worker(new URL('./peer.worker.ts', import.meta.url), { type: 'module', name: 'peer' });
     const compute = new Worker(new URL('./compute.worker.ts', import.meta.url), {
       type: 'module',
@@ -50,8 +53,9 @@ export class Session {
     const session = new Session(status, changed, peer, compute, links);
     session.#listen();
     const jobs = new MessageChannel();
-    const { run, engine, direct } = options;
-    const computeStart: ComputeStart = { module, port: jobs.port1, engine, duty: settings.duty };
+    const { run, engine, direct, measureAll } = options;
+    const { duty } = settings;
+    const computeStart: ComputeStart = { module, port: jobs.port1, engine, duty, measureAll };
     compute.postMessage({ type: 'start', ...computeStart }, [jobs.port1]);
     const peerStart: PeerStart = { module, port: jobs.port2, relay: location.origin, run, direct };
     peer.postMessage({ type: 'start', ...peerStart }, [jobs.port2]);
@@ -75,10 +79,13 @@ export class Session {
       this.changed();
     };
     for (const worker of [this.peer, this.compute]) {
-      worker.onerror = (event) => {
-        const text = event.message || 'a worker could not be started';
-        hearPeer(this.status, { type: 'failed', kind: 'panic', text });
+      worker.onerror = async ({ message }) => {
         this.#end();
+        // Without a message its script did not come.
+        const failure: Failure = message
+          ? { kind: 'panic', text: message }
+          : await explain(new NotFetched('a worker', 'its script did not load'));
+        hearPeer(this.status, { type: 'failed', ...failure });
         this.changed();
       };
     }
@@ -107,7 +114,12 @@ export class Session {
   }
 
   /** Says good-bye to the peers, then ends everything. */
-  async close(): Promise<void> {
+  close(): Promise<void> {
+    this.#closing ??= this.#leave();
+    return this.#closing;
+  }
+
+  async #leave(): Promise<void> {
     const left = new Promise<void>((resolve) => {
       this.#left = resolve;
     });

@@ -8,7 +8,7 @@ import { fakeRun, fakeStatus } from './fake';
 const root = document.getElementById('app') as HTMLElement;
 const search = new URLSearchParams(location.search);
 const volunteer = new Volunteer(
-  { run: fakeRun.id, engine: 'auto', direct: true },
+  { run: fakeRun.id, engine: 'auto', direct: true, measureAll: false },
   { duty: 1, pauseHidden: false },
   () => draw(),
 );

@@ -1,5 +1,6 @@
 /** What is going on, in plain words. */
 
+import type { Failure } from '../client/messages';
 import { lossText, plural } from '../format';
 import { newestHeldOut, type Status } from '../status';
 
@@ -81,10 +82,11 @@ export function notices(status: Status): Notice[] {
 }
 
 /** The title and advice for a failure. */
-export function failureWords(failure: NonNullable<Status['failure']>): { title: string; text: string } {
-  const titles: Record<typeof failure.kind, string> = {
+export function failureWords(failure: Failure): { title: string; text: string } {
+  const titles: Record<Failure['kind'], string> = {
     notFound: 'This run was not found on the relay.',
     relayAway: 'The relay does not answer.',
+    outdated: 'This page is older than the relay.',
     otherTab: 'Another tab of this browser already takes part in this run.',
     badManifest: 'The run’s description does not hold.',
     data: 'The run’s data could not be fetched whole.',
