@@ -59,7 +59,7 @@ pub struct Cli {
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 
-    /// Create a demo run if the data directory has none
+    /// Create a demo run, if the data directory has none or none that is as chosen below
     #[arg(long)]
     demo: bool,
 
@@ -67,13 +67,14 @@ pub struct Cli {
     demo_run: DemoRun,
 }
 
-/// What `--demo` makes. These count when the run is made; later starts keep it as it is.
+/// What `--demo` makes. The same choices find the same run again; other choices make another run beside it.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Demo run")]
 struct DemoRun {
     /// Size of the model: tiny (forty thousand parameters), small (half a million), base (ten million)
-    #[arg(long, value_name = "SIZE", default_value = "small", requires = "demo")]
-    model: Preset,
+    /// [default: small]
+    #[arg(long, value_name = "SIZE", requires = "demo")]
+    model: Option<Preset>,
 
     /// Name of the run
     #[arg(long, requires = "demo")]

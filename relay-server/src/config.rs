@@ -17,7 +17,7 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Runs a peer in this process that archives and anchors the runs that name it.
     pub resident: bool,
-    /// Creates a run if there is none.
+    /// Creates a run, if there is none or none that was made from these choices.
     pub demo: Option<Demo>,
     /// Further web sites whose scripts may connect.
     pub allow_origins: Vec<String>,

@@ -95,6 +95,9 @@ pub struct RunningRelay {
     pub lan_addresses: Vec<IpAddr>,
     pub host_token: String,
     pub host_token_file: PathBuf,
+    /// The run that the host asked for with [`Config::demo`].
+    pub demo: Option<RunId>,
+    /// Every run that is served, oldest first.
     pub runs: Vec<RunId>,
     hub: Arc<Hub>,
     stop: watch::Sender<bool>,
@@ -109,9 +112,7 @@ impl Relay {
         let host_token_file = config.data_dir.join("host.token");
         let host_token = files::host_token(&host_token_file)?;
         let storage = Arc::new(Storage::open(files, config.quota_bytes)?);
-        if let Some(demo) = &config.demo {
-            demo::ensure(&storage, &anchors, demo)?;
-        }
+        let demo = config.demo.as_ref().map(|demo| demo::ensure(&storage, &anchors, demo)).transpose()?;
         let hub = Arc::new(Hub::new(config.room_peers_max));
         let runs: Vec<RunId> = storage.runs().into_iter().map(|(run, _)| run).collect();
         for &run in &runs {
@@ -147,6 +148,7 @@ impl Relay {
             lan_addresses,
             host_token,
             host_token_file,
+            demo,
             runs,
             hub,
             stop,

@@ -73,8 +73,12 @@ fn say_where(relay: &RunningRelay) -> std::io::Result<()> {
         }
         writeln!(out, "                    (the certificate is the relay's own: a browser asks once)")?;
     }
-    for run in &relay.runs {
+    // Which of several runs the flags meant, or all of them when they meant none.
+    for run in relay.demo.as_slice().iter().chain(relay.runs.iter().filter(|_| relay.demo.is_none())) {
         writeln!(out, "  run               http://{host}:{}/?run={run}", local.port())?;
+    }
+    if relay.demo.is_some() && relay.runs.len() > 1 {
+        writeln!(out, "                    ({} more at the address of this machine)", relay.runs.len() - 1)?;
     }
     writeln!(out, "  host token        {}", relay.host_token_file.display())?;
     out.flush()?;
