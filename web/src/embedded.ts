@@ -1,32 +1,17 @@
 /**
  * Entry of the frame on a partner's page. The start click counts only when it comes from a person and the
- * frame is really visible; where the browser cannot tell, the full page opens instead.
+ * frame has really been visible for a while; where it is not, or the browser cannot tell, the full page opens.
  */
 
 import { html, render, type TemplateResult } from 'lit';
+import { announcer } from './announcer';
 import { ApiError, readRun } from './api';
 import { embeddedView } from './view/embedded';
+import { keepingFocus } from './view/focus';
+import { watchVisibility } from './visibility';
 import { exposeStatus, obstacle, optionsFrom, Volunteer } from './volunteer';
 
 const root = document.getElementById('app') as HTMLElement;
-
-/** Intersection Observer v2; TypeScript's library does not have it yet. */
-interface VisibilityInit extends IntersectionObserverInit {
-  trackVisibility: boolean;
-  delay: number;
-}
-type VisibilityEntry = IntersectionObserverEntry & { isVisible?: boolean };
-
-/** Follows whether nothing covers, fades or cuts the frame: `null` where the browser cannot tell. */
-function watchVisibility(): () => boolean | null {
-  let visible: boolean | null = null;
-  const options: VisibilityInit = { threshold: [0, 0.9, 1], trackVisibility: true, delay: 100 };
-  new IntersectionObserver((entries) => {
-    const entry = entries.at(-1) as VisibilityEntry | undefined;
-    if (entry && 'isVisible' in entry) visible = entry.isVisible === true && entry.intersectionRatio >= 0.9;
-  }, options).observe(root);
-  return () => visible;
-}
 
 function note(title: string, text: string): TemplateResult {
   return html`<article class="card" data-testid="problem" role="alert"><h1>${title}</h1><p>${text}</p></article>`;
@@ -35,17 +20,23 @@ function note(title: string, text: string): TemplateResult {
 async function open(): Promise<void> {
   const options = optionsFrom(new URLSearchParams(location.search));
   const details = await readRun(options.run);
-  const visible = watchVisibility();
   const blocked = obstacle();
+  const announce = announcer();
+  let hasty = false;
   let drawn = false;
   const start = (event: MouseEvent) => {
     if (!event.isTrusted) return;
-    if (visible() === true) void volunteer.start();
+    const seen = visible();
+    hasty = seen === 'unsure';
+    if (seen === 'yes') void volunteer.start();
+    else if (hasty) changed();
     else window.open(`/?run=${encodeURIComponent(details.id)}`, '_blank', 'noopener');
   };
   const draw = () => {
     drawn = false;
-    render(embeddedView({ details, volunteer, obstacle: blocked, start }), root);
+    const announcement = announce(volunteer.status, performance.now());
+    const view = { details, volunteer, obstacle: blocked, announcement, visible: visible(), hasty, start };
+    keepingFocus(root, () => render(embeddedView(view), root));
   };
   const changed = () => {
     if (drawn) return;
@@ -53,6 +44,7 @@ async function open(): Promise<void> {
     requestAnimationFrame(draw);
   };
   const volunteer = new Volunteer(options, { duty: 0.5, pauseHidden: true }, changed);
+  const visible = watchVisibility(root, changed);
   exposeStatus(volunteer);
   draw();
 }

@@ -1,14 +1,12 @@
 /** Entry of the contribute page: lists the relay's runs, or opens the one that the address names. */
 
 import { html, render, type TemplateResult } from 'lit';
+import { announcer } from './announcer';
 import { ApiError, listRuns, type RunDetails, type RunSummary, readRun } from './api';
 import { plural, short } from './format';
+import { keepingFocus } from './view/focus';
 import { runPage } from './view/run';
-import { announcement } from './view/words';
 import { exposeStatus, obstacle, optionsFrom, Volunteer } from './volunteer';
-
-/** Screen readers hear of progress at most this often. */
-const ANNOUNCE_MS_MIN = 15_000;
 
 const root = document.getElementById('app') as HTMLElement;
 
@@ -51,18 +49,12 @@ function runList(runs: RunSummary[]): TemplateResult {
 
 function openRun(details: RunDetails, search: URLSearchParams): void {
   const blocked = obstacle();
-  let said = '';
-  let saidAt = Number.NEGATIVE_INFINITY;
+  const announce = announcer();
   let drawn = false;
   const draw = () => {
     drawn = false;
-    const news = announcement(volunteer.status);
-    const urgent = volunteer.status.failure !== null;
-    if (news !== said && (urgent || performance.now() - saidAt >= ANNOUNCE_MS_MIN)) {
-      said = news;
-      saidAt = performance.now();
-    }
-    frame(runPage({ details, volunteer, obstacle: blocked, announcement: volunteer.active ? said : '' }));
+    const announcement = announce(volunteer.status, performance.now());
+    keepingFocus(root, () => frame(runPage({ details, volunteer, obstacle: blocked, announcement })));
   };
   const changed = () => {
     if (drawn) return;

@@ -20,7 +20,18 @@ if (search.has('failed')) {
 
 function draw(): void {
   if (search.has('embed')) {
-    render(embeddedView({ details: fakeRun, volunteer, obstacle: null, start: () => {} }), root);
+    render(
+      embeddedView({
+        details: fakeRun,
+        volunteer,
+        obstacle: null,
+        announcement: '',
+        visible: 'yes' as const,
+        hasty: false,
+        start: () => {},
+      }),
+      root,
+    );
     return;
   }
   const view = { details: fakeRun, volunteer, obstacle: null, announcement: announcement(volunteer.status) };

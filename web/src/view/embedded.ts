@@ -4,6 +4,7 @@ import { html, nothing, type TemplateResult } from 'lit';
 import type { RunDetails } from '../api';
 import { count, lossText, plural, short } from '../format';
 import { newestHeldOut } from '../status';
+import type { Visibility } from '../visibility';
 import type { Volunteer } from '../volunteer';
 import { failureWords, phaseText } from './words';
 
@@ -11,12 +12,16 @@ export interface EmbeddedView {
   details: RunDetails;
   volunteer: Volunteer;
   obstacle: { title: string; text: string } | null;
+  announcement: string;
+  visible: Visibility;
+  /** The start was clicked before the frame had been seen for long enough. */
+  hasty: boolean;
   start: (event: MouseEvent) => void;
 }
 
 export function embeddedView(view: EmbeddedView): TemplateResult {
   const { details, volunteer } = view;
-  return html`<article class="card">
+  return html`<article class="card" data-visible=${view.visible}>
     <header>
       <img src="/shoal.svg" alt="" width="24" height="24" />
       <div>
@@ -25,11 +30,12 @@ export function embeddedView(view: EmbeddedView): TemplateResult {
       </div>
       <a href=${`/?run=${details.id}`} target="_blank" rel="noopener" title="Open the full page">details</a>
     </header>
+    <p class="visually-hidden" role="status" data-testid="announcement">${view.announcement}</p>
     ${volunteer.active ? running(volunteer) : invitation(view)}
   </article>`;
 }
 
-function invitation({ details, volunteer, obstacle, start }: EmbeddedView): TemplateResult {
+function invitation({ details, volunteer, obstacle, hasty, start }: EmbeddedView): TemplateResult {
   const failure = volunteer.status.failure;
   const words = obstacle ?? (failure ? failureWords(failure) : null);
   return html`
@@ -41,6 +47,7 @@ function invitation({ details, volunteer, obstacle, start }: EmbeddedView): Temp
             your IP address; a key for this run stays in its public record.
           </p>`
     }
+    <p class="hint" role="status" data-testid="hint">${hasty ? 'Look at this box for a moment, then click again.' : nothing}</p>
     <button class="primary" data-testid="start" ?disabled=${obstacle !== null} @click=${start}>Start training</button>
   `;
 }
@@ -49,7 +56,7 @@ function running(volunteer: Volunteer): TemplateResult {
   const { status } = volunteer;
   const paused = status.state === 'paused';
   return html`
-    <p class="phase" role="status" data-testid="phase">${phaseText(status)}</p>
+    <p class="phase" data-testid="phase">${phaseText(status)}</p>
     <progress max="1" .value=${status.phaseProgress} aria-label="Progress of this phase"></progress>
     <dl>
       <div><dt>round</dt><dd data-testid="round">${count(status.round)}</dd></div>
@@ -58,7 +65,7 @@ function running(volunteer: Volunteer): TemplateResult {
       <div><dt>tokens/s</dt><dd>${short(status.tokensPerSecond)}</dd></div>
     </dl>
     <div class="buttons">
-      <button data-testid=${paused ? 'resume' : 'pause'} ?disabled=${status.state === 'starting'}
+      <button data-testid=${paused ? 'resume' : 'pause'} aria-disabled=${status.state === 'starting'}
         @click=${() => (paused ? volunteer.resume() : volunteer.pause())}>${paused ? 'Resume' : 'Pause'}</button>
       <button data-testid="stop" @click=${() => void volunteer.stop()}>Stop</button>
     </div>

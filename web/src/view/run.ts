@@ -7,6 +7,7 @@ import { bytes, count, lossText, plural, short, shortId } from '../format';
 import { DUTIES } from '../settings';
 import { newestHeldOut, type Status } from '../status';
 import type { Volunteer } from '../volunteer';
+import { forgetMe } from './forget';
 import { school } from './school';
 import { failureWords, notices, phaseText } from './words';
 
@@ -76,7 +77,7 @@ function invitation({ details, volunteer, obstacle }: RunView): TemplateResult {
             : html`<li>This browser offers no WebGPU, so the CPU trains. That works, only more slowly.</li>`
         }
       </ul>
-      ${volunteer.status.notice ? html`<p class="note">${volunteer.status.notice}</p>` : nothing}
+      <p class="note" role="status">${volunteer.status.notice}</p>
     </div>
     <div class="go">
       <button
@@ -88,7 +89,7 @@ function invitation({ details, volunteer, obstacle }: RunView): TemplateResult {
         Start training
       </button>
       ${effort(volunteer)}
-      <button class="quiet" data-testid="forget" @click=${() => void volunteer.forget()}>Forget me</button>
+      ${forgetMe(volunteer)}
     </div>
   </section>`;
 }
@@ -107,7 +108,7 @@ function dashboard(view: RunView): TemplateResult {
         <div class="buttons">
           <button
             data-testid=${paused ? 'resume' : 'pause'}
-            ?disabled=${status.state === 'starting'}
+            aria-disabled=${status.state === 'starting'}
             @click=${() => (paused ? volunteer.resume() : volunteer.pause())}
           >
             ${paused ? 'Resume' : 'Pause'}
@@ -263,10 +264,11 @@ function peers(status: Status): TemplateResult {
 
 function sample(volunteer: Volunteer): TemplateResult {
   const { status } = volunteer;
+  const ready = !status.sample.busy && status.engine !== '';
   // Not a form: a page opened from an embedding frame stays in its sandbox, where forms never submit.
   const ask = () => {
     const prompt = document.getElementById('prompt') as HTMLInputElement;
-    if (!status.sample.busy) volunteer.sample(prompt.value);
+    if (ready) volunteer.sample(prompt.value);
   };
   const onKey = (event: KeyboardEvent) => {
     if (event.key === 'Enter') ask();
@@ -276,13 +278,14 @@ function sample(volunteer: Volunteer): TemplateResult {
     <div class="sample">
       <label class="visually-hidden" for="prompt">Beginning of a text</label>
       <input id="prompt" value="Once " maxlength="200" autocomplete="off" data-testid="prompt" @keydown=${onKey} />
-      <button data-testid="sample" ?disabled=${status.sample.busy || status.engine === ''} @click=${ask}>
+      <button data-testid="sample" ?disabled=${!ready} @click=${ask}>
         ${status.sample.busy ? 'Writing…' : 'Continue the text'}
       </button>
     </div>
-    <output class="story" for="prompt" data-testid="sample-text"
+    <output class="story" for="prompt" aria-live="off" data-testid="sample-text"
       >${status.sample.text || 'It begins with noise, and gets better as the run goes on.'}</output
     >
+    <p class="visually-hidden" role="status">${status.sample.busy ? '' : status.sample.text}</p>
   </section>`;
 }
 

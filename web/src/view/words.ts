@@ -34,7 +34,6 @@ export function phaseText(status: Status): string {
 
 /** A sentence for screen readers; it changes once a round, not with each step. */
 export function announcement(status: Status): string {
-  if (status.failure) return status.failure.text;
   if (status.state === 'running' && status.head > 0) {
     const heldOut = newestHeldOut(status);
     const loss = heldOut === undefined ? '' : ` Held-out loss ${lossText(heldOut)}.`;
