@@ -3,14 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     body::{Body, Bytes},
-    extract::{DefaultBodyLimit, Path, Query, State, WebSocketUpgrade, ws::WebSocket},
+    extract::{Path, Query, State, WebSocketUpgrade, ws::WebSocket},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use shoal_learn::Layout;
@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use crate::{
+    admission::Place,
     anchor::Anchors,
     error::ApiError,
     hub::Hub,
@@ -35,6 +36,8 @@ const ENVELOPE_BYTES_MAX: usize = limits::MANIFEST_BYTES_MAX + 256;
 const CERTIFICATES_MAX: usize = 64;
 /// An upload must arrive within this.
 const UPLOAD_TIMEOUT: Duration = Duration::from_mins(10);
+/// A manifest is small.
+const PUBLISH_TIMEOUT: Duration = Duration::from_mins(1);
 /// Uploads held in memory at once.
 const UPLOADS_MAX: usize = 4;
 /// Room for the outgoing buffer of one WebSocket: a few messages.
@@ -71,7 +74,6 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/signal", get(signal))
         .route("/api/{*rest}", get(no_such_route).fallback(no_such_route))
         .method_not_allowed_fallback(wrong_method)
-        .layer(DefaultBodyLimit::max(ENVELOPE_BYTES_MAX))
         .with_state(app)
 }
 
@@ -260,16 +262,22 @@ async fn put_blob(
         .await?;
     let busy = |_| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the relay is shutting down", "try again later");
     let _place = app.uploads.acquire().await.map_err(busy)?;
-    let read = Limited::new(body, length as usize).collect();
-    let bytes = match timeout(UPLOAD_TIMEOUT, read).await {
-        Ok(Ok(collected)) => collected.to_bytes(),
-        Ok(Err(error)) => return Err(ApiError::bad_request(error, "the upload was cut short; send it again")),
-        Err(_late) => {
-            return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "the upload took too long", "send smaller blobs"));
-        }
-    };
+    let bytes = read(body, length as usize, UPLOAD_TIMEOUT).await?;
     let new = app.storage.blocking(move |storage| storage.put_blob(digest, &bytes)).await?;
     Ok(if new { StatusCode::CREATED } else { StatusCode::OK })
+}
+
+/// Reads a body; after [`authorise`], because it is held in memory.
+async fn read(body: Body, bytes_max: usize, within: Duration) -> Result<Bytes, ApiError> {
+    match timeout(within, Limited::new(body, bytes_max).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            let error = format!("more than the limit of {bytes_max} bytes");
+            Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, error, "send less"))
+        }
+        Ok(Err(error)) => Err(ApiError::bad_request(error, "the upload was cut short; send it again")),
+        Err(_late) => Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "the upload took too long", "send smaller blobs")),
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -280,8 +288,9 @@ enum PublishError {
     Storage(#[from] StorageError),
 }
 
-async fn publish_run(State(app): State<Arc<App>>, headers: HeaderMap, body: Bytes) -> Result<Response, ApiError> {
+async fn publish_run(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
     authorise(&app, &headers)?;
+    let body = read(body, ENVELOPE_BYTES_MAX, PUBLISH_TIMEOUT).await?;
     let hint = "the body is a postcard Envelope with the manifest, signed by its publisher";
     let envelope: Envelope = codec::decode("signed manifest", &body, ENVELOPE_BYTES_MAX)
         .map_err(|error| ApiError::bad_request(error, hint))?;
@@ -333,7 +342,12 @@ async fn anchor(
     Ok(Json(AnchorAnswer { anchor }))
 }
 
-async fn signal(State(app): State<Arc<App>>, headers: HeaderMap, upgrade: WebSocketUpgrade) -> Response {
+async fn signal(
+    State(app): State<Arc<App>>,
+    Extension(place): Extension<Arc<Place>>,
+    headers: HeaderMap,
+    upgrade: WebSocketUpgrade,
+) -> Response {
     if !app.origins.allow(&headers) {
         let hint = "the host can allow this site with --allow-origin";
         return ApiError::new(StatusCode::FORBIDDEN, "this site may not connect", hint).into_response();
@@ -345,5 +359,5 @@ async fn signal(State(app): State<Arc<App>>, headers: HeaderMap, upgrade: WebSoc
         .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
         .max_message_size(limits::RELAY_MESSAGE_BYTES_MAX)
         .max_frame_size(limits::RELAY_MESSAGE_BYTES_MAX)
-        .on_upgrade(move |socket: WebSocket| socket::serve(hub, rates, socket))
+        .on_upgrade(move |socket: WebSocket| socket::serve(hub, rates, socket, place))
 }

@@ -4,6 +4,7 @@
 //! It can drop, delay and reorder what it carries; it cannot forge, because everything that matters is signed by
 //! peers or addressed by digest.
 
+mod admission;
 mod anchor;
 mod api;
 pub mod config;
@@ -14,6 +15,7 @@ mod files;
 mod hub;
 mod origin;
 mod pages;
+mod patience;
 mod publish;
 mod rate;
 mod resident;
@@ -44,6 +46,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
+    admission::Admission,
     anchor::Anchors,
     api::App,
     demo::DemoError,
@@ -52,7 +55,6 @@ use crate::{
     origin::Origins,
     pages::Embedding,
     resident::Resident,
-    serve::Admission,
     storage::{Storage, StorageError},
     tls::TlsError,
 };

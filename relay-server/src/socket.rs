@@ -22,6 +22,7 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
+    admission::Place,
     hub::{Counts, Ending, Hub, Outgoing},
     rate::Bucket,
     rooms::{Connection, Greeting},
@@ -62,8 +63,8 @@ impl Default for Rates {
     }
 }
 
-/// Serves one client until it ends.
-pub async fn serve(hub: Arc<Hub>, rates: Rates, socket: WebSocket) {
+/// Serves one client until it ends. It holds its connection's place as long.
+pub async fn serve(hub: Arc<Hub>, rates: Rates, socket: WebSocket, _place: Arc<Place>) {
     let mut nonce = [0; 32];
     if let Err(error) = getrandom::fill(&mut nonce) {
         tracing::error!(%error, "no randomness for a challenge");

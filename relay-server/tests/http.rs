@@ -126,6 +126,20 @@ async fn a_manifest_that_is_unsigned_unfit_or_not_the_hosts_is_refused() {
 }
 
 #[tokio::test]
+async fn a_manifest_without_the_token_is_refused_before_its_body_is_sent() {
+    let fixture = relay(|_| {}).await;
+    let to = fixture.relay.http_addr;
+    for authorization in ["", "authorization: Bearer wrong\r\n"] {
+        let mut stream = TcpStream::connect(to).await.unwrap();
+        let head = format!("POST /api/runs HTTP/1.1\r\nhost: x\r\n{authorization}content-length: 1000\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 401");
+    }
+}
+
+#[tokio::test]
 async fn pages_carry_a_strict_policy_and_only_the_embedded_one_may_be_framed() {
     let fixture = relay(|config| config.embed_origins = vec!["https://partner.example".to_owned()]).await;
     let to = fixture.relay.http_addr;

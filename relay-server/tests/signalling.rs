@@ -49,6 +49,33 @@ async fn two_clients_find_each_other_and_exchange_signals_and_pieces() {
 }
 
 #[tokio::test]
+async fn clients_that_have_entered_fill_the_cap_on_connections_until_they_leave() {
+    let fixture = relay(|config| config.connections_per_address_max = 3).await;
+    let (to, run) = (fixture.relay.http_addr, publish_tiny_run(&fixture, "a cap").await);
+    // The relay notices in its own time that earlier connections have ended.
+    let somehow = async |n| loop {
+        if let Ok(client) = Client::connect(to, None).await {
+            break client.introduce(run, &identity(n)).await;
+        }
+        tokio::task::yield_now().await;
+    };
+    let mut clients = Vec::new();
+    for n in 1..=3 {
+        let (client, entered) = somehow(n).await;
+        assert!(matches!(entered, FromRelay::Entered { .. }), "{entered:?}");
+        clients.push(client);
+    }
+    for client in &mut clients {
+        // All three are there and served, so whatever refuses the fourth is their number.
+        client.send(&ToRelay::Ping).await.unwrap();
+        while client.next().await.expect("served") != FromRelay::Pong {}
+    }
+    assert!(Client::connect(to, None).await.is_err(), "a fourth");
+    drop(clients.pop());
+    somehow(4).await;
+}
+
+#[tokio::test]
 async fn a_wrong_signature_and_an_unknown_run_are_refused() {
     let fixture = relay(|_| {}).await;
     let (to, run) = (fixture.relay.http_addr, publish_tiny_run(&fixture, "refusals").await);

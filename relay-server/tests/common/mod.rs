@@ -189,11 +189,15 @@ impl Client {
 
     /// Connects and enters; returns what the relay said to that.
     pub async fn enter(to: SocketAddr, run: RunId, identity: &Identity) -> (Self, FromRelay) {
-        let mut client = Self::connect(to, None).await.unwrap();
-        let Some(FromRelay::Challenge { nonce }) = client.next().await else { panic!("no challenge") };
-        client.send(&ToRelay::enter(identity, run, &nonce)).await.unwrap();
-        let answer = client.next().await.expect("an answer");
-        (client, answer)
+        Self::connect(to, None).await.unwrap().introduce(run, identity).await
+    }
+
+    /// Enters; returns what the relay said to that.
+    pub async fn introduce(mut self, run: RunId, identity: &Identity) -> (Self, FromRelay) {
+        let Some(FromRelay::Challenge { nonce }) = self.next().await else { panic!("no challenge") };
+        self.send(&ToRelay::enter(identity, run, &nonce)).await.unwrap();
+        let answer = self.next().await.expect("an answer");
+        (self, answer)
     }
 
     pub async fn send(&mut self, message: &ToRelay) -> Result<(), tungstenite::Error> {
