@@ -1,12 +1,14 @@
-// Prints the sizes of what a volunteer downloads, as one JSON object. Usage: node sizes.mjs DIST
+// Prints the sizes of what a volunteer downloads, as one JSON object: of the compressed files that the relay sends.
+// Usage: node sizes.mjs DIST
 import { readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
-import { brotliCompressSync, gzipSync } from 'node:zlib'
 
 const dist = process.argv[2]
 const files = readdirSync(dist, { recursive: true }).map(String).filter((name) => statSync(join(dist, name)).isFile())
 const read = (name) => readFileSync(join(dist, name))
-const gzip = (names) => names.reduce((sum, name) => sum + gzipSync(read(name), { level: 9 }).length, 0)
+// What has no compressed file is sent as it is.
+const sent = (name, ending) => read(files.includes(`${name}.${ending}`) ? `${name}.${ending}` : name).length
+const gzip = (names) => names.reduce((sum, name) => sum + sent(name, 'gz'), 0)
 
 const wasm = files.filter((name) => name.endsWith('.wasm'))
 if (wasm.length !== 1) throw new Error(`expected one Wasm module in ${dist}, found ${wasm.length}`)
@@ -28,7 +30,7 @@ const scripts = [...page].filter((name) => name.endsWith('.js'))
 console.log(
   JSON.stringify({
     wasmRaw: read(wasm[0]).length,
-    wasmBrotli: brotliCompressSync(read(wasm[0])).length,
+    wasmBrotli: sent(wasm[0], 'br'),
     pageScriptGzip: gzip(scripts),
     pageGzip: gzip(['index.html', ...page]),
     embedGzip: gzip(['embed.js']),

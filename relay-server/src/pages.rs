@@ -1,6 +1,6 @@
 //! The web pages, embedded in the binary, with the headers that keep them to themselves.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use axum::{
     Router,
@@ -11,7 +11,7 @@ use axum::{
 };
 use rust_embed::RustEmbed;
 
-/// Built by `npm run build` in `web/`; in a development build the files are read when they are asked for.
+/// Built by `npm run build` in `web/`, and encoded by `cargo xtask build`; in a development build the files are read when they are asked for.
 #[derive(RustEmbed)]
 #[folder = "../web/dist"]
 #[allow_missing = true]
@@ -48,18 +48,46 @@ async fn page(method: Method, uri: Uri, headers: HeaderMap) -> Response {
         "" => "index.html",
         path => path,
     };
-    let Some(file) = Dist::get(path) else { return missing(path) };
-    let tag = format!("\"{}\"", hex::encode(&file.metadata.sha256_hash()[..16]));
+    answer(path, &headers, |name| Dist::get(name).map(|file| (file.data, file.metadata.sha256_hash())))
+}
+
+/// A file's bytes and their digest.
+type Content = (Cow<'static, [u8]>, [u8; 32]);
+
+/// Encodings that the build leaves beside a file, the smaller first.
+const ENCODINGS: [(&str, &str); 2] = [("br", "br"), ("gzip", "gz")];
+
+/// The file in the smallest encoding that is there and that the client takes.
+fn answer(path: &str, headers: &HeaderMap, find: impl Fn(&str) -> Option<Content>) -> Response {
+    let Some(plain) = find(path) else { return missing(path) };
+    let encoded = ENCODINGS
+        .iter()
+        .filter(|(name, _)| takes(headers, name))
+        .find_map(|(name, ending)| Some((find(&format!("{path}.{ending}"))?, *name)));
+    let ((bytes, digest), encoding) = encoded.map_or((plain, None), |(file, name)| (file, Some(name)));
+    // Of the bytes that are sent, so each encoding has its own.
+    let tag = format!("\"{}\"", hex::encode(&digest[..16]));
     let cache = if path.starts_with("assets/") { "public, max-age=31536000, immutable" } else { "no-cache" };
     let common = [
-        (header::CONTENT_TYPE, content_type(path).to_owned()),
         (header::CACHE_CONTROL, cache.to_owned()),
         (header::ETAG, tag.clone()),
+        (header::VARY, "accept-encoding".to_owned()),
     ];
     if headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes()) {
         return (StatusCode::NOT_MODIFIED, common).into_response();
     }
-    (common, file.data.into_owned()).into_response()
+    let encoding = encoding.map(|name| [(header::CONTENT_ENCODING, name)]);
+    (common, [(header::CONTENT_TYPE, content_type(path))], encoding, bytes.into_owned()).into_response()
+}
+
+/// Whether the client takes this encoding: it names it, and not with a weight of zero.
+fn takes(headers: &HeaderMap, encoding: &str) -> bool {
+    let lists = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|list| list.to_str().ok());
+    lists.flat_map(|list| list.split(',')).any(|one| {
+        let (name, parameters) = one.split_once(';').unwrap_or((one, ""));
+        let weight = parameters.trim().strip_prefix("q=").and_then(|weight| weight.parse().ok()).unwrap_or(1.0_f32);
+        name.trim().eq_ignore_ascii_case(encoding) && weight > 0.0
+    })
 }
 
 fn missing(path: &str) -> Response {
@@ -130,7 +158,62 @@ fn content_security_policy(host: Option<&HeaderValue>, ancestors: &str) -> Strin
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use axum::body::to_bytes;
+
     use super::*;
+
+    /// What a folder with these files gives to a client that sends these values of `Accept-Encoding`.
+    async fn given(files: &[&'static str], path: &str, accept: &[&'static str]) -> (HeaderMap, String) {
+        let mut headers = HeaderMap::new();
+        for value in accept {
+            headers.append(header::ACCEPT_ENCODING, HeaderValue::from_static(value));
+        }
+        let find = |name: &str| {
+            let name = *files.iter().find(|file| **file == name)?;
+            let digest = std::array::from_fn(|at| name.as_bytes().get(at).copied().unwrap_or(0));
+            Some((name.as_bytes().into(), digest))
+        };
+        let response = answer(path, &headers, find);
+        let headers = response.headers().clone();
+        let body = to_bytes(response.into_body(), 1000).await.expect("in memory");
+        (headers, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    const BUILT: [&str; 3] = ["assets/a.wasm", "assets/a.wasm.br", "assets/a.wasm.gz"];
+
+    #[tokio::test]
+    async fn a_client_gets_the_smallest_encoding_that_it_takes() {
+        for (accept, encoding, body) in [
+            (&["gzip, deflate, br, zstd"][..], Some("br"), "assets/a.wasm.br"),
+            (&["gzip", "BR"], Some("br"), "assets/a.wasm.br"),
+            (&["gzip, br;q=0"], Some("gzip"), "assets/a.wasm.gz"),
+            (&["br; q=0.1"], Some("br"), "assets/a.wasm.br"),
+            (&["identity"], None, "assets/a.wasm"),
+            (&[], None, "assets/a.wasm"),
+        ] {
+            let (headers, found) = given(&BUILT, "assets/a.wasm", accept).await;
+            assert_eq!(found, body, "{accept:?}");
+            assert_eq!(headers.get("content-encoding").map(|v| v.to_str().unwrap()), encoding, "{accept:?}");
+            assert_eq!(headers["content-type"], "application/wasm");
+            assert_eq!(headers["vary"], "accept-encoding");
+            assert!(headers["cache-control"].to_str().unwrap().contains("immutable"));
+        }
+    }
+
+    #[tokio::test]
+    async fn each_encoding_has_a_tag_of_its_own() {
+        let tag = async |accept| given(&["a.js", "a.js.br"], "a.js", &[accept]).await.0["etag"].clone();
+        assert_ne!(tag("br").await, tag("identity").await);
+    }
+
+    #[tokio::test]
+    async fn a_folder_without_encoded_files_is_served_as_it_is() {
+        let (headers, body) = given(&["index.html"], "index.html", &["gzip, br"]).await;
+        assert_eq!((body.as_str(), headers.get("content-encoding")), ("index.html", None));
+        assert_eq!(headers["vary"], "accept-encoding");
+    }
 
     #[test]
     fn a_host_header_cannot_add_directives() {

@@ -23,7 +23,7 @@ fn relay() -> Result<()> {
     step::shown("build the relay", step::cargo().args(["build", "--release", "--package", "shoal-relay"]))
 }
 
-/// The Wasm module and the pages in `web/dist`.
+/// The Wasm module and the pages in `web/dist`, each file also compressed, as the relay sends it.
 pub fn pages() -> Result<()> {
     tools::node()?;
     tools::npm_packages("web")?;
@@ -37,12 +37,15 @@ pub fn pages() -> Result<()> {
             inputs.push(entry.path());
         }
     }
+    inputs.push(paths::at("xtask/compress.mjs"));
     inputs.sort();
     let stamp = Stamp::of("web", &inputs)?;
-    if stamp.fresh(&web.join("dist/index.html")) {
+    // A build by hand empties the folder and leaves no compressed files, so their absence tells of it, too.
+    if stamp.fresh(&web.join("dist/index.html.br")) {
         return Ok(());
     }
     step::quiet("build the pages", step::command("npm").args(["run", "build"]).current_dir(&web))?;
+    step::quiet("compress the pages", step::command("node").arg("xtask/compress.mjs").arg(web.join("dist")))?;
     stamp.save()
 }
 

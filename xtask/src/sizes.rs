@@ -1,4 +1,4 @@
-//! How much a volunteer downloads, against budgets that are written down here.
+//! How much a volunteer downloads, compressed as the relay sends it, against budgets that are written down here.
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
