@@ -58,7 +58,7 @@ impl AnyEngine {
         Ok(Self::Cpu(Box::new(CpuEngine::new(&manifest.model, batch, context)?)))
     }
 
-    async fn gpu(manifest: &Manifest) -> Result<Self, EngineError> {
+    pub async fn gpu(manifest: &Manifest) -> Result<Self, EngineError> {
         let (batch, context) = (manifest.recipe.batch as usize, manifest.recipe.context as usize);
         Ok(Self::Gpu(Box::new(GpuEngine::new(&manifest.model, batch, context).await?)))
     }

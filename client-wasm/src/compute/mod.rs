@@ -24,9 +24,12 @@ enum Ask {
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Start {
     engine: Choice,
     duty: f64,
+    /// Each common model is measured, however slow that makes this machine.
+    measure_all: bool,
 }
 
 #[wasm_bindgen]

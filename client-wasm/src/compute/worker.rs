@@ -33,6 +33,8 @@ const PROGRESS_MS: f64 = 100.0;
 /// While pausing between steps, messages are looked for this often.
 const PAUSE_SLICE_MS: f64 = 40.0;
 const DUTY_MIN: f64 = 0.05;
+/// A GPU that fails this often is given up for the CPU.
+const GPU_FAILURES_MAX: u32 = 3;
 
 /// A run's manifest, trainer and engine, once the peer worker sent the data.
 struct Room {
@@ -40,7 +42,10 @@ struct Room {
     peer: PeerId,
     engine: SharedEngine,
     trainer: Trainer<SharedEngine>,
+    gpu_failures: u32,
 }
+
+const NOT_HERE_YET: &str = "The common model is not here yet; try again in a moment.";
 
 struct Worker {
     port: MessagePort,
@@ -53,6 +58,7 @@ struct Worker {
     common: Option<(Round, Vec<u8>)>,
     /// Slow machines measure some models only: the next not before this time.
     measure_at: f64,
+    measure_all: bool,
 }
 
 struct TrainJob {
@@ -74,6 +80,7 @@ pub async fn run(start: Start, port: MessagePort, inbox: Inbox<Ask>) {
         duty: start.duty.clamp(DUTY_MIN, 1.0),
         common: None,
         measure_at: 0.0,
+        measure_all: start.measure_all,
     };
     let mut room = None;
     loop {
@@ -88,13 +95,24 @@ pub async fn run(start: Start, port: MessagePort, inbox: Inbox<Ask>) {
             }
         } else if let Some(room) = &mut room {
             worker.answer(room, ask).await;
-        } else if let Ask::Page(ComputeCommand::Pace { duty }) = ask {
-            worker.duty = duty.clamp(DUTY_MIN, 1.0);
+        } else {
+            worker.before_setup(ask);
         }
     }
 }
 
 impl Worker {
+    /// The page may ask before the run's data is here; somebody waits for each answer.
+    fn before_setup(&mut self, ask: Ask) {
+        match ask {
+            Ask::Page(ComputeCommand::Pace { duty }) => self.duty = duty.clamp(DUTY_MIN, 1.0),
+            Ask::Page(ComputeCommand::Sample { id, .. }) => {
+                scope::post(&ComputeNews::Sample { id, text: NOT_HERE_YET.to_owned(), done: true });
+            }
+            Ask::Peer(_) => {}
+        }
+    }
+
     async fn set_up(
         &self,
         manifest: &[u8],
@@ -106,7 +124,7 @@ impl Worker {
             codec::decode("manifest", manifest, limits::MANIFEST_BYTES_MAX).map_err(|error| error.to_string())?;
         let corpus = Corpus::new(text.into(), manifest.data.held_out_bytes).map_err(|error| error.to_string())?;
         let (engine, why) = AnyEngine::choose(self.choice, &manifest).await.map_err(|error| error.to_string())?;
-        let mut room = open_room(manifest, peer, corpus, engine, why)?;
+        let mut room = open_room(manifest, peer, corpus, engine, why, 0)?;
         if let Some(residual) = residual
             && let Err(error) = room.trainer.restore_residual(&residual.0)
         {
@@ -122,7 +140,8 @@ impl Worker {
                 self.train(room, work).await;
             }
             Ask::Peer(ToCompute::Evaluate { round, model }) => {
-                if self.is_newest(room).await && scope::precise_ms() >= self.measure_at {
+                let wanted = self.is_newest(room).await && scope::precise_ms() >= self.measure_at;
+                if wanted || self.measure_all {
                     self.evaluate(room, round, &model.0).await;
                 }
                 self.common = Some((round, model.0));
@@ -165,7 +184,30 @@ impl Worker {
         Ok(())
     }
 
-    async fn train(&mut self, room: &mut Room, work: TrainJob) {
+    /// A round outlives its engine: the steps begin again on the next one, from the same common model.
+    async fn train(&mut self, room: &mut Room, mut work: TrainJob) {
+        loop {
+            match self.attempt(room, &work).await {
+                Ok(Some(TrainOutcome { update, steps, tokens, loss_first, loss_last })) => {
+                    let (job, update) = (work.job, Blob(update));
+                    self.reply(&FromCompute::Trained { job, update, steps, tokens, loss_first, loss_last });
+                    self.reply(&FromCompute::Residual(Blob(room.trainer.residual_bytes())));
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    if recover(room, &error).await {
+                        // The first attempt has settled it.
+                        work.settled = None;
+                        continue;
+                    }
+                    self.reply(&FromCompute::Failed { job: work.job, reason: error.to_string() });
+                }
+            }
+            return;
+        }
+    }
+
+    async fn attempt(&mut self, room: &mut Room, work: &TrainJob) -> Result<Option<TrainOutcome>, TrainError> {
         let order = TrainOrder {
             round: work.round,
             model: &work.model.0,
@@ -177,7 +219,7 @@ impl Worker {
         let Room { manifest, engine, trainer, .. } = room;
         let mut gauge = Gauge::new(work.round);
         let worker = &mut *self;
-        let outcome = trainer
+        trainer
             .train(&order, async |report: StepReport| {
                 let busy_ms = gauge.report(&report);
                 let go = worker.between_steps(manifest, engine, work.job, busy_ms).await;
@@ -186,19 +228,7 @@ impl Worker {
                 }
                 go
             })
-            .await;
-        match outcome {
-            Ok(Some(TrainOutcome { update, steps, tokens, loss_first, loss_last })) => {
-                let (job, update) = (work.job, Blob(update));
-                self.reply(&FromCompute::Trained { job, update, steps, tokens, loss_first, loss_last });
-                self.reply(&FromCompute::Residual(Blob(room.trainer.residual_bytes())));
-            }
-            Ok(None) => {}
-            Err(error) => {
-                self.reply(&FromCompute::Failed { job: work.job, reason: error.to_string() });
-                recover(room, &error);
-            }
-        }
+            .await
     }
 
     /// Rests as long as the duty cycle asks, and does what came in.
@@ -246,7 +276,7 @@ impl Worker {
             Ok(loss) => scope::post(&ComputeNews::Evaluated { round, loss }),
             Err(error) => {
                 web_sys::console::warn_1(&format!("round {round} could not be measured: {error}").into());
-                recover(room, &error);
+                recover(room, &error).await;
             }
         }
         let now = scope::precise_ms();
@@ -259,7 +289,7 @@ impl Worker {
                 let context = manifest.recipe.context as usize;
                 sample::write(engine, sample::Order { id, prompt, layout: &layout, context, model }).await
             }
-            (None, _) => Err("The common model is not here yet; try again in a moment.".to_owned()),
+            (None, _) => Err(NOT_HERE_YET.to_owned()),
             (_, Err(error)) => Err(error),
         };
         if let Err(text) = outcome {
@@ -283,32 +313,50 @@ fn open_room(
     corpus: Corpus,
     engine: AnyEngine,
     why: Option<String>,
+    gpu_failures: u32,
 ) -> Result<Room, String> {
     let kind = engine.kind();
     let engine = SharedEngine::new(engine);
     scope::post(&ComputeNews::Engine { kind, name: engine.describe(), why });
     let trainer = Trainer::new(engine.clone(), &manifest, corpus).map_err(|error| error.to_string())?;
-    Ok(Room { manifest, peer, engine, trainer })
+    Ok(Room { manifest, peer, engine, trainer, gpu_failures })
 }
 
-/// After the engine failed, the CPU takes over; what is owed to the run is kept.
-fn recover(room: &mut Room, error: &TrainError) {
+/// After the GPU failed it is opened anew, and at last the CPU takes over; what is owed to the run is kept.
+/// Says whether there is another engine to go on with.
+async fn recover(room: &mut Room, error: &TrainError) -> bool {
     if !matches!(error, TrainError::Engine(_)) || room.engine.kind() == Some("cpu") {
-        return;
+        return false;
     }
+    web_sys::console::warn_1(&format!("the GPU failed: {error}").into());
+    let failures = room.gpu_failures + 1;
     let residual = room.trainer.residual_bytes();
-    let opened = AnyEngine::cpu(&room.manifest).map_err(|error| error.to_string()).and_then(|engine| {
-        let why = Some(error.to_string());
-        open_room(room.manifest.clone(), room.peer, room.trainer.corpus().clone(), engine, why)
+    let opened = reopen(&room.manifest, failures, error).await.and_then(|(engine, why)| {
+        open_room(room.manifest.clone(), room.peer, room.trainer.corpus().clone(), engine, why, failures)
     });
     match opened {
         Ok(opened) => {
             *room = opened;
             // It fitted a moment ago.
             room.trainer.restore_residual(&residual).ok();
+            true
         }
-        Err(error) => scope::post_failure(&Failure::new("engine", &error)),
+        Err(error) => {
+            scope::post_failure(&Failure::new("engine", &error));
+            false
+        }
     }
+}
+
+/// The engine after `failures` of the GPU; with the reason in words where it is the CPU.
+async fn reopen(manifest: &Manifest, failures: u32, error: &TrainError) -> Result<(AnyEngine, Option<String>), String> {
+    if failures < GPU_FAILURES_MAX
+        && let Ok(engine) = AnyEngine::gpu(manifest).await
+    {
+        return Ok((engine, None));
+    }
+    let engine = AnyEngine::cpu(manifest).map_err(|error| error.to_string())?;
+    Ok((engine, Some(error.to_string())))
 }
 
 fn layout(manifest: &Manifest) -> Result<shoal_learn::Layout, String> {
