@@ -192,12 +192,16 @@ impl<F: Files> Store<F> {
     }
 
     pub async fn put_residual(&self, run: RunId, peer: PeerId, residual: &[u8]) -> Result<(), StoreError> {
+        let (size, limit) = (residual.len() as u64, limits::RESIDUAL_BYTES_MAX);
+        if size > limit {
+            return Err(StoreError::TooLarge { what: "residual", size, limit });
+        }
         self.files.write_atomic(&residual_path(run, peer), &with_checksum(residual.to_vec())).await
     }
 
     pub async fn residual(&self, run: RunId, peer: PeerId) -> Result<Option<Vec<u8>>, StoreError> {
         let path = residual_path(run, peer);
-        match self.files.read(&path, limits::BLOB_BYTES_MAX + CHECKSUM_BYTES as u64).await? {
+        match self.files.read(&path, limits::RESIDUAL_BYTES_MAX + CHECKSUM_BYTES as u64).await? {
             Some(bytes) => without_checksum(&path, bytes).map(Some),
             None => Ok(None),
         }

@@ -269,6 +269,14 @@ fn the_residual_is_checked_when_read() {
 }
 
 #[test]
+fn a_residual_that_could_not_be_read_back_is_not_stored() {
+    let (_directory, store) = open();
+    let zeros = vec![0; shoal_wire::limits::RESIDUAL_BYTES_MAX as usize + 1];
+    assert!(matches!(store.put_residual(RUN, PEER, &zeros), Err(StoreError::TooLarge { .. })));
+    assert_eq!(store.residual(RUN, PEER).unwrap(), None);
+}
+
+#[test]
 fn the_device_secret_stays_the_same_and_is_private() {
     let (_directory, store) = open();
     let secret = store.device_secret().unwrap();

@@ -1,4 +1,5 @@
-//! Every limit, in one place. Nothing else in Shoal names a bound on what comes from outside.
+//! Every limit on how much comes from outside, in one place. Waiting times stand beside what they end; what a host may
+//! choose is a flag of its relay.
 
 /// One data-channel or WebSocket message; bigger frames travel in pieces of this size.
 pub const PIECE_BYTES_MAX: usize = 16 * 1024;
@@ -8,6 +9,10 @@ pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
 pub const BLOB_RANGE_BYTES_MAX: usize = PIECE_BYTES_MAX - 256;
 /// A blob: an update, a checkpoint, a chunk of data.
 pub const BLOB_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// What a peer has learnt and not sent yet: 8 bytes a parameter where a model has 4, and an update that is not settled.
+pub const RESIDUAL_BYTES_MAX: u64 = 3 * BLOB_BYTES_MAX;
+/// The whole text of a run, which a native peer holds in memory.
+pub const TEXT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Unanswered range requests to one peer.
 pub const RANGES_IN_FLIGHT_MAX: usize = 32;
 /// A signed message between peers.
@@ -38,3 +43,28 @@ pub const ROOM_PEERS_MAX: usize = 64;
 pub const BATCH_TOKENS_MAX: usize = 1 << 22;
 /// Header of a safetensors file.
 pub const SAFETENSORS_HEADER_BYTES_MAX: usize = 1024 * 1024;
+/// A name in a manifest: the run's, its host's, a source's, and a source's licence.
+pub const NAME_BYTES_MAX: usize = 200;
+/// A longer text in a manifest: the run's description, a source's attribution.
+pub const DESCRIPTION_BYTES_MAX: usize = 4 * 1024;
+/// Sources of a run's text.
+pub const SOURCES_MAX: usize = 64;
+/// Each duration in a manifest: a day. Longer rounds are mistakes.
+pub const DURATION_MS_MAX: u32 = 24 * 3600 * 1000;
+/// Rounds in which an ordinary certificate may still beat a recovery.
+pub const RECOVERY_WINDOW_ROUNDS_MAX: u64 = 1000;
+/// Headers of a request to the relay.
+pub const HEADERS_BYTES_MAX: usize = 32 * 1024;
+/// Uploads that a relay holds in memory at once.
+pub const UPLOADS_MAX: usize = 4;
+/// Blobs that a relay holds in memory while it sends them, all together.
+pub const SENDING_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Certificates in one answer of a relay.
+pub const RELAY_CERTIFICATES_MAX: usize = 64;
+/// Messages that may wait at a relay for one client.
+pub const QUEUE_MESSAGES_MAX: usize = 4096;
+/// Bytes that may wait at a relay for one client. A peer asks each other for at most half a megabyte at a time, so a
+/// client that reads at all stays far below.
+pub const QUEUE_BYTES_MAX: usize = 12 * 1024 * 1024;
+/// Bytes that may wait at a relay for all clients together.
+pub const QUEUES_BYTES_MAX: usize = 512 * 1024 * 1024;
