@@ -1,32 +1,20 @@
 //! Jobs on threads of their own: training on one, the outer step on another, so that neither waits for the other.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-        mpsc,
-    },
+    sync::mpsc,
     thread::{self, JoinHandle},
 };
 
-use shoal_learn::{
-    Engine, Layout, outer,
-    trainer::{Go, StepReport, TrainOrder, Trainer},
-};
+use shoal_learn::{Layout, outer, trainer::StepReport};
 use shoal_swarm::{Bytes, Job, JobId, Outcome};
-use shoal_wire::{Manifest, PeerId, Round};
+use shoal_wire::{Manifest, Round};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::{
     NodeError,
-    engine::{AnyEngine, EngineChoice},
+    engine::Devices,
+    training::{Steering, TrainJob, Training, train_jobs},
 };
-
-/// Batches of held-out text that measure the common model each round.
-const HELD_OUT_BATCHES: usize = 4;
-/// Residuals above this size are stored after some rounds only.
-const RESIDUAL_BYTES_CHEAP: usize = 16 * 1024 * 1024;
-const RESIDUAL_EVERY_ROUNDS: Round = 8;
 
 /// Computes jobs and answers with [`ComputeEvent`]s; nothing waits.
 pub trait Compute: Send {
@@ -52,6 +40,43 @@ pub enum ComputeEvent {
     },
     /// What this peer learnt and has not sent yet, for stable storage.
     Residual(Vec<u8>),
+    /// Another engine took over, because the one before failed.
+    Engine {
+        name: String,
+        why: String,
+    },
+}
+
+/// An answer that a job gets in any case: a failure when its thread panics.
+pub(crate) struct Promise<'a> {
+    job: JobId,
+    events: &'a UnboundedSender<ComputeEvent>,
+    kept: bool,
+}
+
+impl<'a> Promise<'a> {
+    pub fn new(job: JobId, events: &'a UnboundedSender<ComputeEvent>) -> Self {
+        Self { job, events, kept: false }
+    }
+
+    pub fn keep(mut self, outcome: Outcome) {
+        self.kept = true;
+        self.answer(outcome);
+    }
+
+    fn answer(&self, outcome: Outcome) {
+        if self.events.send(ComputeEvent::Done { job: self.job, outcome }).is_err() {
+            tracing::debug!(job = self.job, "the peer stopped before this job was done");
+        }
+    }
+}
+
+impl Drop for Promise<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.answer(Outcome::Failed { reason: "the thread that computed this job ended".to_owned() });
+        }
+    }
 }
 
 /// The engines of a run.
@@ -62,38 +87,8 @@ pub struct Workers {
     training: Option<(JobId, Steering)>,
     threads: Vec<JoinHandle<()>>,
     engine: String,
+    events: UnboundedSender<ComputeEvent>,
 }
-
-/// What a training peer trains with.
-pub struct Training {
-    pub peer: PeerId,
-    pub engine: EngineChoice,
-    pub corpus: shoal_learn::data::Corpus,
-    pub residual: Option<Vec<u8>>,
-}
-
-/// How a training job is to go on; each job has its own, so that stopping one never touches the next.
-#[derive(Clone, Debug, Default)]
-struct Steering(Arc<AtomicU8>);
-
-const FINISH: u8 = 1;
-const DISCARD: u8 = 2;
-
-impl Steering {
-    fn stop(&self, keep: bool) {
-        self.0.store(if keep { FINISH } else { DISCARD }, Ordering::SeqCst);
-    }
-
-    fn go(&self) -> Go {
-        match self.0.load(Ordering::SeqCst) {
-            FINISH => Go::Finish,
-            DISCARD => Go::Discard,
-            _ => Go::On,
-        }
-    }
-}
-
-type TrainJob = (JobId, Job, Steering);
 
 impl Workers {
     /// Starts the threads; with `training`, waits until the engine is ready.
@@ -110,21 +105,19 @@ impl Workers {
         let (recipe, outer_events) = (manifest.recipe.outer, events.clone());
         let outer_thread = move || {
             for (job, work) in jobs {
-                let outcome = outer_step(&layout, recipe, work);
-                if outer_events.send(ComputeEvent::Done { job, outcome }).is_err() {
-                    break;
-                }
+                let promise = Promise::new(job, &outer_events);
+                promise.keep(outer_step(&layout, recipe, work));
             }
         };
         threads.push(thread::Builder::new().name("shoal-outer".to_owned()).spawn(outer_thread).map_err(failed)?);
 
-        let mut workers =
-            Self { trainer: None, outer: Some(outer_sender), training: None, threads, engine: "none".to_owned() };
+        let (outer, engine) = (Some(outer_sender), "none".to_owned());
+        let mut workers = Self { trainer: None, outer, training: None, threads, engine, events: events.clone() };
         if let Some(training) = training {
             let (sender, jobs) = mpsc::channel();
             let (ready_sender, ready) = mpsc::channel();
             let manifest = manifest.clone();
-            let train = move || train_jobs(&manifest, training, jobs, &events, &ready_sender);
+            let train = move || train_jobs(manifest, training, Devices, jobs, events, &ready_sender);
             let thread = thread::Builder::new().name("shoal-train".to_owned()).spawn(train).map_err(failed)?;
             workers.threads.push(thread);
             workers.engine = ready.recv().map_err(|_| NodeError::Task("the training thread"))??;
@@ -150,6 +143,7 @@ impl Compute for Workers {
         };
         if !sent {
             tracing::error!(job, "no thread computes this job");
+            drop(Promise::new(job, &self.events)); // never kept: the swarm hears that the job failed
         }
     }
 
@@ -192,85 +186,50 @@ fn outer_step(layout: &Layout, recipe: shoal_wire::manifest::Outer, work: Job) -
     }
 }
 
-/// The training thread's life.
-fn train_jobs(
-    manifest: &Manifest,
-    training: Training,
-    jobs: mpsc::Receiver<TrainJob>,
-    events: &UnboundedSender<ComputeEvent>,
-    ready: &mpsc::Sender<Result<String, NodeError>>,
-) {
-    let peer = training.peer;
-    let mut trainer = match make_trainer(manifest, training) {
-        Ok(trainer) => trainer,
-        Err(error) => {
-            drop(ready.send(Err(error))); // fails only when nobody waits for the peer to start any more
-            return;
-        }
-    };
-    if ready.send(Ok(trainer.engine().describe())).is_err() {
-        return;
-    }
-    for (job, work, steering) in jobs {
-        let outcome = train_job(&mut trainer, peer, &work, &steering, events);
-        let trained = matches!(outcome, Outcome::Trained { .. });
-        if events.send(ComputeEvent::Done { job, outcome }).is_err() {
-            return;
-        }
-        if let Job::Train { round, .. } = work
-            && trained
-        {
-            let residual = trainer.residual_bytes();
-            if residual.len() <= RESIDUAL_BYTES_CHEAP || round.is_multiple_of(RESIDUAL_EVERY_ROUNDS) {
-                drop(events.send(ComputeEvent::Residual(residual))); // fails only when the peer stopped
-            }
-        }
-    }
-}
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use shoal_wire::Digest;
+    use tokio::sync::mpsc::unbounded_channel;
 
-fn make_trainer(manifest: &Manifest, training: Training) -> Result<Trainer<AnyEngine>, NodeError> {
-    let failed = |error: &dyn std::fmt::Display| NodeError::Compute(error.to_string());
-    let engine = AnyEngine::new(training.engine, manifest)?;
-    let mut trainer = Trainer::new(engine, manifest, training.corpus).map_err(|error| failed(&error))?;
-    if let Some(residual) = training.residual
-        && let Err(error) = trainer.restore_residual(&residual)
-    {
-        tracing::warn!(%error, "what was not sent before is lost");
-    }
-    Ok(trainer)
-}
+    use super::*;
 
-fn train_job(
-    trainer: &mut Trainer<AnyEngine>,
-    peer: PeerId,
-    work: &Job,
-    steering: &Steering,
-    events: &UnboundedSender<ComputeEvent>,
-) -> Outcome {
-    let Job::Train { round, model, randomness, steps, settled } = work else {
-        return Outcome::Failed { reason: "the training thread only trains".to_owned() };
-    };
-    let (round, steps) = (*round, *steps);
-    if steering.go() == Go::Discard {
-        return Outcome::Failed { reason: format!("training for round {round} was stopped") };
+    #[test]
+    fn a_job_whose_thread_has_ended_fails() {
+        let (events, mut answers) = unbounded_channel();
+        let (dead, _) = mpsc::channel();
+        let mut workers = Workers {
+            trainer: None,
+            outer: Some(dead),
+            training: None,
+            threads: Vec::new(),
+            engine: String::new(),
+            events,
+        };
+        let train = Job::Train {
+            round: 1,
+            model: Bytes::from([]),
+            randomness: Digest::of(b"randomness"),
+            steps: 1,
+            settled: None,
+        };
+        for (job, work) in [(1, Job::Check { update: Bytes::from([]) }), (2, train)] {
+            workers.start(job, work);
+            let ComputeEvent::Done { job: answered, outcome } = answers.try_recv().unwrap() else { panic!("{job}") };
+            assert_eq!(answered, job);
+            assert!(matches!(outcome, Outcome::Failed { .. }), "{outcome:?}");
+        }
     }
-    match pollster::block_on(trainer.held_out_loss(model, HELD_OUT_BATCHES)) {
-        Ok(loss) => drop(events.send(ComputeEvent::HeldOut { round: round - 1, loss })), // fails when the peer stopped
-        Err(error) => tracing::warn!(%error, "the common model could not be measured"),
-    }
-    let order = TrainOrder { round, model, randomness: *randomness, peer, steps, settled: *settled };
-    let on_step = async |report: StepReport| {
-        if events.send(ComputeEvent::Step { round, report }).is_err() { Go::Discard } else { steering.go() }
-    };
-    match pollster::block_on(trainer.train(&order, on_step)) {
-        Ok(Some(trained)) => Outcome::Trained {
-            update: Bytes::from(trained.update),
-            steps: trained.steps,
-            tokens: trained.tokens,
-            loss_first: trained.loss_first,
-            loss_last: trained.loss_last,
-        },
-        Ok(None) => Outcome::Failed { reason: format!("training for round {round} was stopped") },
-        Err(error) => Outcome::Failed { reason: error.to_string() },
+
+    #[test]
+    fn a_job_whose_thread_panics_fails() {
+        let (events, mut answers) = unbounded_channel();
+        let panicking = thread::spawn(move || {
+            let _promise = Promise::new(7, &events);
+            panic!("a panic for a test");
+        });
+        panicking.join().unwrap_err();
+        let answer = answers.try_recv().unwrap();
+        assert!(matches!(answer, ComputeEvent::Done { job: 7, outcome: Outcome::Failed { .. } }), "{answer:?}");
     }
 }

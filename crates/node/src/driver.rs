@@ -144,9 +144,9 @@ impl Driver {
         Ok((driver, watched))
     }
 
-    /// Drives the peer until it is asked to leave, or nobody holds its handle any more. Dropping what it returns
-    /// waits for threads, so do that where blocking is allowed.
-    pub async fn run(mut self, mut inbox: Inbox) -> Self {
+    /// Drives the peer until it is asked to leave, or nobody holds its handle any more. [`Self::finish`] what it
+    /// returns.
+    pub async fn run(mut self, mut inbox: Inbox) -> (Self, UnboundedReceiver<ComputeEvent>) {
         self.drain_swarm();
         self.settle();
         let mut leaving_until = None;
@@ -165,7 +165,7 @@ impl Driver {
                         leaving_until = Some(tokio::time::Instant::now() + LEAVING);
                     }
                     // Dropped without a good-bye, like a crash.
-                    None => return self,
+                    None => return (self, inbox.compute),
                 },
                 () = sleep_until(wake) => {
                     self.mesh(MeshInput::Tick);
@@ -174,7 +174,18 @@ impl Driver {
             }
             self.settle();
             if leaving_until.is_some_and(|until| until <= tokio::time::Instant::now()) {
-                return self;
+                return (self, inbox.compute);
+            }
+        }
+    }
+
+    /// Ends the threads, and stores what the last training still owes to the run. Blocks until they have ended.
+    pub fn finish(self, mut compute: UnboundedReceiver<ComputeEvent>) {
+        let Self { compute: workers, storage, .. } = self;
+        drop(workers);
+        while let Ok(event) = compute.try_recv() {
+            if let ComputeEvent::Residual(residual) = event {
+                storage.put_residual(residual);
             }
         }
     }
@@ -249,6 +260,7 @@ impl Driver {
             ComputeEvent::Step { round, report } => self.tell(NodeEvent::Step { round, report }),
             ComputeEvent::HeldOut { round, loss } => self.tell(NodeEvent::HeldOut { round, loss }),
             ComputeEvent::Residual(residual) => self.storage.put_residual(residual),
+            ComputeEvent::Engine { name, why } => self.tell(NodeEvent::Engine { name, why }),
         }
     }
 

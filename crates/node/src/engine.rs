@@ -16,6 +16,30 @@ pub enum EngineChoice {
     Cpu,
 }
 
+/// Opens engines; tests have some that fail when they are told to.
+pub(crate) trait Engines: Send + 'static {
+    type Engine: Engine;
+
+    fn open(&mut self, choice: EngineChoice, manifest: &Manifest) -> Result<Self::Engine, NodeError>;
+
+    fn is_gpu(engine: &Self::Engine) -> bool;
+}
+
+/// The engines of this machine.
+pub(crate) struct Devices;
+
+impl Engines for Devices {
+    type Engine = AnyEngine;
+
+    fn open(&mut self, choice: EngineChoice, manifest: &Manifest) -> Result<AnyEngine, NodeError> {
+        AnyEngine::new(choice, manifest)
+    }
+
+    fn is_gpu(engine: &AnyEngine) -> bool {
+        matches!(engine, AnyEngine::Gpu(_))
+    }
+}
+
 /// Either engine; lives in one thread.
 pub(crate) enum AnyEngine {
     Cpu(Box<CpuEngine>),
@@ -26,7 +50,7 @@ pub(crate) enum AnyEngine {
 const SOFTWARE: [&str; 3] = ["llvmpipe", "SwiftShader", "lavapipe"];
 
 impl AnyEngine {
-    pub fn new(choice: EngineChoice, manifest: &Manifest) -> Result<Self, NodeError> {
+    fn new(choice: EngineChoice, manifest: &Manifest) -> Result<Self, NodeError> {
         match choice {
             EngineChoice::Gpu => Self::gpu(manifest),
             EngineChoice::Cpu => Self::cpu(manifest),

@@ -16,6 +16,10 @@ pub enum NodeError {
     Refused { url: String, status: u16, why: String },
     #[error("{url} sent more than {limit} bytes")]
     TooLarge { url: String, limit: u64 },
+    #[error("{url} does not look like a Shoal relay: {why}; check the address")]
+    NotARelay { url: String, why: String },
+    #[error("the relay finds that its own file behind {url} is damaged; its host must restore it")]
+    Damaged { url: String },
     #[error("the answer to {0} is cut short")]
     CutShort(String),
     #[error("the relay has no run {0}; `shoal run list RELAY` shows those it has")]
@@ -26,6 +30,10 @@ pub enum NodeError {
     CorruptBlob(Digest),
     #[error("neither this computer nor the relay has {what} ({digest})")]
     Missing { what: &'static str, digest: Digest },
+    #[error("the run's text of {bytes} bytes is more than the {limit} that a peer holds in memory")]
+    TextTooLarge { bytes: u64, limit: u64 },
+    #[error("{what} ({digest}) has {got} bytes, and the run's manifest says {announced}")]
+    OtherLength { what: &'static str, digest: Digest, got: u64, announced: u64 },
     #[error("{directory} does not have {what}")]
     NotStored { what: String, directory: String },
     #[error("this data directory takes part in this run already: stop the other process, or use another --data-dir")]

@@ -12,6 +12,7 @@ pub mod rtc;
 mod socket;
 mod storage;
 mod tls;
+mod training;
 pub mod verify;
 
 pub use engine::EngineChoice;

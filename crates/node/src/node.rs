@@ -17,12 +17,13 @@ use tokio_tungstenite::Connector;
 
 use crate::{
     NodeError, RelayClient,
-    compute::{Compute, ComputeEvent, Training, Workers},
+    compute::{Compute, ComputeEvent, Workers},
     driver::{Driver, Inbox, Parts, Relay},
     engine::EngineChoice,
     rtc::RtcLinks,
     storage::{self, Place, Storage},
     tls,
+    training::Training,
 };
 
 const EVENTS_MAX: usize = 4096;
@@ -63,6 +64,11 @@ pub enum NodeEvent {
     HeldOut {
         round: Round,
         loss: f32,
+    },
+    /// Another engine took over the training, because the one before failed.
+    Engine {
+        name: String,
+        why: String,
     },
 }
 
@@ -180,9 +186,9 @@ impl Node {
             requests: request_receiver,
         };
         let task = tokio::spawn(async move {
-            let driver = driver.run(inbox).await;
+            let (driver, compute) = driver.run(inbox).await;
             let stopping = move || {
-                drop(driver);
+                driver.finish(compute);
                 drop(lock);
             };
             if tokio::task::spawn_blocking(stopping).await.is_err() {
@@ -273,32 +279,49 @@ async fn fetch_manifest(config: &NodeConfig) -> Result<Manifest, NodeError> {
 
 async fn fetch_genesis(config: &NodeConfig, manifest: &Manifest) -> Result<Bytes, NodeError> {
     let layout = shoal_learn::Layout::of(&manifest.model).map_err(|error| NodeError::Compute(error.to_string()))?;
-    let bytes = fetch_blob(config, "the first model", manifest.genesis, limits::BLOB_BYTES_MAX).await?;
-    if bytes.len() == layout.len() * 4 {
-        Ok(Bytes::from(bytes))
-    } else {
-        let why = format!("the first model has {} bytes where {} are needed", bytes.len(), layout.len() * 4);
-        Err(NodeError::Compute(why))
-    }
+    let announced = layout.len() as u64 * 4;
+    fetch_blob(config, "the first model", manifest.genesis, announced).await.map(Bytes::from)
 }
 
 async fn fetch_corpus(config: &NodeConfig, manifest: &Manifest) -> Result<Corpus, NodeError> {
+    let total = text_bytes(manifest)?;
     let mut text = Vec::new();
     for chunk in manifest.chunks() {
         let bytes = fetch_blob(config, "a piece of the run's text", chunk.digest, chunk.bytes.into()).await?;
+        // Only once there is something of it: what a manifest announces alone takes no memory.
+        text.reserve_exact(total - text.len());
         text.extend_from_slice(&bytes);
     }
     Corpus::new(text.into(), manifest.data.held_out_bytes).map_err(|error| NodeError::Compute(error.to_string()))
 }
 
-/// From the store, else from the relay into the store.
-async fn fetch_blob(config: &NodeConfig, what: &'static str, digest: Digest, limit: u64) -> Result<Vec<u8>, NodeError> {
-    match config.store.get_blob(digest) {
-        Ok(Some(bytes)) => return Ok(bytes),
-        Ok(None) => {}
-        Err(error) => tracing::warn!(%error, "fetching it again"),
-    }
-    let bytes = config.relay.blob(digest, limit).await?.ok_or(NodeError::Missing { what, digest })?;
-    config.store.put_blob(&bytes)?;
-    Ok(bytes)
+/// The length of a run's text. A manifest may list one chunk thousands of times, so the sum is bounded before anything
+/// is fetched.
+fn text_bytes(manifest: &Manifest) -> Result<usize, NodeError> {
+    let bytes: u64 = manifest.chunks().map(|chunk| u64::from(chunk.bytes)).sum();
+    let limit = limits::TEXT_BYTES_MAX;
+    usize::try_from(bytes).ok().filter(|_| bytes <= limit).ok_or(NodeError::TextTooLarge { bytes, limit })
+}
+
+/// A blob of a known length, from the store, else from the relay into the store.
+async fn fetch_blob(
+    config: &NodeConfig,
+    what: &'static str,
+    digest: Digest,
+    announced: u64,
+) -> Result<Vec<u8>, NodeError> {
+    let stored = config.store.get_blob(digest).unwrap_or_else(|error| {
+        tracing::warn!(%error, "fetching it again");
+        None
+    });
+    let bytes = match stored {
+        Some(bytes) => bytes,
+        None => {
+            let bytes = config.relay.blob(digest, announced).await?.ok_or(NodeError::Missing { what, digest })?;
+            config.store.put_blob(&bytes)?;
+            bytes
+        }
+    };
+    let got = bytes.len() as u64;
+    if got == announced { Ok(bytes) } else { Err(NodeError::OtherLength { what, digest, got, announced }) }
 }

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Duration};
 use relay::TestRelay;
 use shoal_learn::{init, outer::params_to_bytes, presets::Preset};
 use shoal_node::{
-    EngineChoice, Node, NodeConfig, NodeEvent, NodeHandle,
+    EngineChoice, Node, NodeConfig, NodeError, NodeEvent, NodeHandle,
     verify::{Source, VerifyError, verify},
 };
 use shoal_store::FileStore;
@@ -81,10 +81,16 @@ fn manifest_of(store: &FileStore, anchor: PeerId) -> Manifest {
 
 impl World {
     async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// With a manifest that differs from the usual one.
+    async fn with(change: impl FnOnce(&mut Manifest)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = Arc::new(FileStore::open(directory.path().join("relay")).unwrap());
         let anchor = Identity::from_secret([42; 32]);
-        let manifest = manifest_of(&store, anchor.peer());
+        let mut manifest = manifest_of(&store, anchor.peer());
+        change(&mut manifest);
         store.put_manifest(&Identity::from_secret([1; 32]).seal(Domain::Manifest, &manifest)).unwrap();
         let relay = TestRelay::start(store.clone()).await;
         Self { directory, store, relay, manifest, anchor }
@@ -108,7 +114,11 @@ impl World {
     }
 
     async fn volunteer(&self, name: &str, direct: bool) -> Peer {
-        Peer::start(NodeConfig {
+        Peer::start(self.volunteer_config(name, direct)).await
+    }
+
+    fn volunteer_config(&self, name: &str, direct: bool) -> NodeConfig {
+        NodeConfig {
             relay: self.relay.client(),
             run: self.run(),
             store: Arc::new(FileStore::open(self.directory.path().join(name)).unwrap()),
@@ -116,8 +126,7 @@ impl World {
             engine: Some(EngineChoice::Cpu),
             archive: false,
             direct,
-        })
-        .await
+        }
     }
 }
 
@@ -224,18 +233,9 @@ async fn a_volunteer_that_crashed_goes_on_where_it_was_and_one_that_comes_late_c
     let mut again = None;
     while again.is_none() {
         // The crashed peer's threads end a moment later; until then its identity is in use.
-        let config = NodeConfig {
-            relay: world.relay.client(),
-            run: world.run(),
-            store: Arc::new(FileStore::open(world.directory.path().join("a")).unwrap()),
-            identity: None,
-            engine: Some(EngineChoice::Cpu),
-            archive: false,
-            direct: true,
-        };
-        match Node::start(config).await {
+        match Node::start(world.volunteer_config("a", true)).await {
             Ok(handle) => again = Some(handle),
-            Err(shoal_node::NodeError::InUse) => tokio::task::yield_now().await,
+            Err(NodeError::InUse) => tokio::task::yield_now().await,
             Err(error) => panic!("{error}"),
         }
     }
@@ -296,6 +296,24 @@ async fn one_flipped_byte_of_a_copy_fails_verification_and_names_the_round() {
         fs::write(&file, sound).unwrap();
     }
     verify(&source(), run, |_| {}).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_text_that_is_too_large_or_not_as_announced_is_refused_before_it_fills_the_memory() {
+    let refusal = async |change: fn(&mut Vec<Chunk>)| {
+        let world = World::with(|manifest| change(&mut manifest.data.sources[0].chunks)).await;
+        Node::start(world.volunteer_config("a", true)).await.map(|_| ()).unwrap_err()
+    };
+    // One blob, listed so often that the text would fill any memory.
+    let endless = refusal(|chunks| {
+        let chunk = Chunk { bytes: 256 << 20, ..chunks[0] };
+        *chunks = vec![chunk; 5000];
+    });
+    assert!(matches!(endless.await, NodeError::TextTooLarge { bytes, .. } if bytes == (5000 << 28)));
+    let shorter = refusal(|chunks| chunks[0].bytes += 1);
+    assert!(matches!(shorter.await, NodeError::OtherLength { .. }));
+    let longer = refusal(|chunks| chunks[0].bytes -= 1);
+    assert!(matches!(longer.await, NodeError::TooLarge { .. }));
 }
 
 /// Address of an update that a round accepted.

@@ -1,0 +1,226 @@
+//! The training thread: one engine, one round after the other, and another engine when that one fails.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, Ordering},
+    mpsc,
+};
+
+use shoal_learn::{
+    Engine, EngineError,
+    data::Corpus,
+    trainer::{Go, StepReport, TrainError, TrainOrder, Trainer},
+};
+use shoal_swarm::{Bytes, Job, JobId, Outcome};
+use shoal_wire::{Manifest, PeerId};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::{
+    NodeError,
+    compute::{ComputeEvent, Promise},
+    engine::{EngineChoice, Engines},
+};
+
+/// Batches of held-out text that measure the common model each round.
+const HELD_OUT_BATCHES: usize = 4;
+/// A GPU that fails this often without finishing a round in between is given up for the CPU.
+const GPU_FAILURES_MAX: u32 = 3;
+
+/// What a training peer trains with.
+pub struct Training {
+    pub peer: PeerId,
+    pub engine: EngineChoice,
+    pub corpus: Corpus,
+    pub residual: Option<Vec<u8>>,
+}
+
+/// How a training job is to go on; each job has its own, so that stopping one never touches the next.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Steering(Arc<AtomicU8>);
+
+const FINISH: u8 = 1;
+const DISCARD: u8 = 2;
+
+impl Steering {
+    pub fn stop(&self, keep: bool) {
+        self.0.store(if keep { FINISH } else { DISCARD }, Ordering::SeqCst);
+    }
+
+    fn go(&self) -> Go {
+        match self.0.load(Ordering::SeqCst) {
+            FINISH => Go::Finish,
+            DISCARD => Go::Discard,
+            _ => Go::On,
+        }
+    }
+}
+
+pub(crate) type TrainJob = (JobId, Job, Steering);
+
+/// The thread's life. `ready` hears the engine's name, or why there is none.
+pub(crate) fn train_jobs<O: Engines>(
+    manifest: Manifest,
+    training: Training,
+    engines: O,
+    jobs: mpsc::Receiver<TrainJob>,
+    events: UnboundedSender<ComputeEvent>,
+    ready: &mpsc::Sender<Result<String, NodeError>>,
+) {
+    let mut room = Room::new(manifest, &training, engines, events.clone());
+    let opened = room.open(training.engine);
+    // Sending fails only when nobody waits for the peer to start any more.
+    if opened.is_err() | ready.send(opened).is_err() {
+        return;
+    }
+    for (job, work, steering) in jobs {
+        let promise = Promise::new(job, &events);
+        let outcome = room.work(&work, &steering);
+        promise.keep(outcome);
+        // Also after a round that was stopped: what came back from a refused update is owed again.
+        if let Some(residual) = room.residual()
+            && events.send(ComputeEvent::Residual(residual)).is_err()
+        {
+            return;
+        }
+    }
+}
+
+struct Room<O: Engines> {
+    manifest: Manifest,
+    peer: PeerId,
+    corpus: Corpus,
+    engines: O,
+    /// `None` while no engine opens.
+    trainer: Option<Trainer<O::Engine>>,
+    /// What the next trainer starts with.
+    owed: Option<Vec<u8>>,
+    /// Failures since the GPU finished a round.
+    failures: u32,
+    events: UnboundedSender<ComputeEvent>,
+}
+
+impl<O: Engines> Room<O> {
+    fn new(manifest: Manifest, training: &Training, engines: O, events: UnboundedSender<ComputeEvent>) -> Self {
+        let (peer, corpus, owed) = (training.peer, training.corpus.clone(), training.residual.clone());
+        Self { manifest, peer, corpus, engines, trainer: None, owed, failures: 0, events }
+    }
+
+    /// Opens an engine and takes up what is owed to the run; returns the engine's name.
+    fn open(&mut self, choice: EngineChoice) -> Result<String, NodeError> {
+        let engine = self.engines.open(choice, &self.manifest)?;
+        let name = engine.describe();
+        let trainer = Trainer::new(engine, &self.manifest, self.corpus.clone());
+        let mut trainer = trainer.map_err(|error| NodeError::Compute(error.to_string()))?;
+        if let Some(owed) = self.owed.take()
+            && let Err(error) = trainer.restore_residual(&owed)
+        {
+            tracing::warn!(%error, "what was not sent before is lost");
+        }
+        self.trainer = Some(trainer);
+        Ok(name)
+    }
+
+    fn residual(&self) -> Option<Vec<u8>> {
+        self.trainer.as_ref().map(Trainer::residual_bytes)
+    }
+
+    /// Trains a round. When a GPU fails on the way, the round starts again on the engine that takes over.
+    fn work(&mut self, work: &Job, steering: &Steering) -> Outcome {
+        let &Job::Train { round, ref model, randomness, steps, settled } = work else {
+            return failed("the training thread only trains");
+        };
+        let order = TrainOrder { round, model, randomness, peer: self.peer, steps, settled };
+        let mut measured = false;
+        while steering.go() != Go::Discard {
+            if self.trainer.is_none()
+                && let Err(error) = self.open(EngineChoice::Cpu)
+            {
+                return failed(error);
+            }
+            let Some(trainer) = &mut self.trainer else { return failed("there is no engine") };
+            measured = measured || measure(trainer, &order, &self.events);
+            match train(trainer, &order, steering, &self.events) {
+                Ok(Some(outcome)) => {
+                    self.failures = 0;
+                    return outcome;
+                }
+                Ok(None) => break,
+                Err(TrainError::Engine(why)) if O::is_gpu(trainer.engine()) => {
+                    if let Err(error) = self.replace_engine(&why) {
+                        return failed(error);
+                    }
+                }
+                Err(error) => return failed(error),
+            }
+        }
+        failed(format!("training for round {round} was stopped"))
+    }
+
+    /// Opens the GPU again, as a driver that was reset wants it; a GPU that keeps failing gives way to the CPU.
+    fn replace_engine(&mut self, why: &EngineError) -> Result<(), NodeError> {
+        self.failures += 1;
+        tracing::warn!(%why, failures = self.failures, "the GPU failed");
+        self.owed = self.residual();
+        // First, because the new engine may need the old one's memory.
+        self.trainer = None;
+        let reopened = (self.failures < GPU_FAILURES_MAX).then(|| self.open(EngineChoice::Gpu));
+        let name = match reopened {
+            Some(Ok(name)) => name,
+            Some(Err(error)) => {
+                tracing::warn!(%error, "the GPU cannot be opened again");
+                self.open(EngineChoice::Cpu)?
+            }
+            None => self.open(EngineChoice::Cpu)?,
+        };
+        tracing::warn!(engine = name, "training goes on");
+        drop(self.events.send(ComputeEvent::Engine { name, why: why.to_string() })); // fails when the peer stopped
+        Ok(())
+    }
+}
+
+fn failed(reason: impl ToString) -> Outcome {
+    Outcome::Failed { reason: reason.to_string() }
+}
+
+/// Measures the common model before the round; false when that did not work.
+fn measure<E: Engine>(
+    trainer: &mut Trainer<E>,
+    order: &TrainOrder<'_>,
+    events: &UnboundedSender<ComputeEvent>,
+) -> bool {
+    match pollster::block_on(trainer.held_out_loss(order.model, HELD_OUT_BATCHES)) {
+        Ok(loss) => {
+            let event = ComputeEvent::HeldOut { round: order.round - 1, loss };
+            drop(events.send(event)); // fails only when the peer stopped
+            true
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the common model could not be measured");
+            false
+        }
+    }
+}
+
+/// One try at a round; `None` when it was stopped and is not wanted.
+fn train<E: Engine>(
+    trainer: &mut Trainer<E>,
+    order: &TrainOrder<'_>,
+    steering: &Steering,
+    events: &UnboundedSender<ComputeEvent>,
+) -> Result<Option<Outcome>, TrainError> {
+    let on_step = async |report: StepReport| {
+        let event = ComputeEvent::Step { round: order.round, report };
+        if events.send(event).is_err() { Go::Discard } else { steering.go() }
+    };
+    let trained = pollster::block_on(trainer.train(order, on_step))?;
+    Ok(trained.map(|trained| Outcome::Trained {
+        update: Bytes::from(trained.update),
+        steps: trained.steps,
+        tokens: trained.tokens,
+        loss_first: trained.loss_first,
+        loss_last: trained.loss_last,
+    }))
+}
+
+#[cfg(test)]
+mod tests;
