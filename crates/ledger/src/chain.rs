@@ -208,7 +208,8 @@ impl Chain {
     /// Checks a body and the signatures under it.
     pub fn check(&self, certificate: &Certificate) -> Result<Step, LedgerError> {
         let step = self.check_body(&certificate.body)?;
-        let vote = Vote { view: certificate.view, kind: certificate.kind(), body: Some(certificate.body.digest()) };
+        let Certificate { body, view, .. } = certificate;
+        let vote = Vote { parent: body.parent, view: *view, kind: certificate.kind(), body: Some(body.digest()) };
         let payload = vote_payload(self.run, certificate.body.round, vote);
         let weights = self.weights();
         ascending("votes", certificate.signatures.iter().map(|(peer, _)| *peer))?;

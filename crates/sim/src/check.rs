@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use shoal_wire::{Digest, Round};
+use shoal_wire::{
+    Digest, PeerId, Round, View,
+    record::{Vote, VoteKind},
+};
 
 /// Two peers hold different histories where they must not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,12 +14,18 @@ pub enum Violation {
     TwoCertificates { round: Round, first: Digest, second: Digest },
     /// One body, two models.
     TwoModels { round: Round },
+    /// A peer sent two votes where it has one.
+    TwoVotes { peer: PeerId, round: Round, view: View, kind: VoteKind },
 }
+
+/// A place for one vote: whose, after which body, in which round, view and step.
+type Ballot = (PeerId, Digest, Round, View, VoteKind);
 
 #[derive(Debug, Default)]
 pub struct Checker {
     ordinary: BTreeMap<Round, Digest>,
     models: BTreeMap<Digest, Digest>,
+    votes: BTreeMap<Ballot, Option<Digest>>,
     pub recoveries: u64,
     pub violations: Vec<Violation>,
 }
@@ -33,6 +42,14 @@ impl Checker {
         }
         if *self.models.entry(body).or_insert(model) != model {
             self.violations.push(Violation::TwoModels { round });
+        }
+    }
+
+    /// A vote left a peer, in whatever life of that peer.
+    pub(crate) fn voted(&mut self, peer: PeerId, round: Round, vote: Vote) {
+        let Vote { parent, view, kind, body } = vote;
+        if *self.votes.entry((peer, parent, round, view, kind)).or_insert(body) != body {
+            self.violations.push(Violation::TwoVotes { peer, round, view, kind });
         }
     }
 

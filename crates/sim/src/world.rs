@@ -8,8 +8,9 @@ use std::{
 use shoal_ledger::Chain;
 use shoal_swarm::{Bytes, Command, Config, Event, Input, Output, Persisted, Record, Restored, Swarm};
 use shoal_wire::{
-    Digest, Manifest, Millis, PeerId, Round,
-    record::{Certificate, Join},
+    Digest, Manifest, Millis, PeerId, Round, codec,
+    frame::Frame,
+    record::{Certificate, Join, Message, Said},
     sign::Identity,
 };
 
@@ -29,6 +30,8 @@ struct Disk {
     certificates: BTreeMap<Round, Certificate>,
     votes: Vec<Persisted>,
     blobs: BTreeMap<Digest, Bytes>,
+    /// When the last write that was begun is done: a disk writes in order, as both shells do.
+    written_at: Millis,
 }
 
 struct Peer {
@@ -116,6 +119,11 @@ impl World {
         self.peers.iter().filter(|(_, peer)| peer.swarm.is_some()).map(|(id, _)| *id).collect()
     }
 
+    /// The key of a peer, to say in its name what it would not.
+    pub fn identity(&self, peer: PeerId) -> Option<&Identity> {
+        self.peers.get(&peer).map(|peer| &peer.identity)
+    }
+
     /// A new volunteer comes, linked with everybody.
     pub fn join(&mut self) -> PeerId {
         let identity = Identity::from_secret(self.random.bytes32());
@@ -150,7 +158,10 @@ impl World {
             entropy,
         };
         peer.life += 1;
-        peer.swarm = Swarm::new(config, restored, self.now).ok();
+        match Swarm::new(config, restored, self.now) {
+            Ok(swarm) => peer.swarm = Some(swarm),
+            Err(error) => unreachable!("what the world's own disk holds must hold: {error}"),
+        }
         let anchor = peer.anchor;
         if let Some(swarm) = &mut peer.swarm {
             swarm.set_model_bytes(toy::toy_genesis().len() as u64);
@@ -309,8 +320,11 @@ impl World {
                 }
                 Output::Persist { id: record, record: what } => {
                     let write_ms = self.random.between(1, 10);
+                    let Some(peer) = self.peers.get_mut(&id) else { return };
+                    peer.disk.written_at = peer.disk.written_at.max(self.now) + write_ms;
+                    let wait_ms = peer.disk.written_at.since(self.now);
                     let done = DoneWork::Persisted { id: record, record: Box::new(what) };
-                    self.later(id, write_ms, Happening::Done(done));
+                    self.later(id, wait_ms, Happening::Done(done));
                 }
                 Output::Load { blob } => self.later(id, 2, Happening::Done(DoneWork::Loaded(blob))),
                 Output::Tell(event) => {
@@ -335,6 +349,7 @@ impl World {
     }
 
     fn send(&mut self, from: PeerId, to: PeerId, frame: &[u8]) {
+        self.note_vote(from, frame);
         if !self.links.contains(&(from.min(to), from.max(to))) || self.random.chance(self.network.loss_per_mille) {
             return;
         }
@@ -342,6 +357,18 @@ impl World {
         for _ in 0..copies {
             let latency_ms = self.random.between(self.network.latency_ms.0, self.network.latency_ms.1);
             self.later(to, latency_ms, Happening::Frame { from, bytes: frame.to_vec() });
+        }
+    }
+
+    fn note_vote(&mut self, from: PeerId, frame: &[u8]) {
+        let Ok(Frame::Said(envelope)) = Frame::decode(frame) else { return };
+        if envelope.from != from {
+            return;
+        }
+        if let Ok(Said { round, message: Message::Vote(vote), .. }) =
+            codec::decode("message", &envelope.payload, envelope.payload.len())
+        {
+            self.checker.voted(from, round, vote);
         }
     }
 

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use shoal_sim::{Network, World, toy_genesis, toy_manifest};
-use shoal_swarm::{Config, Input, Output, Restored, Swarm};
+use shoal_swarm::{Config, Input, Output, Record, Restored, Swarm};
 use shoal_wire::{
     Digest, Envelope, Identity, Manifest, Millis, PeerId, Round,
     frame::{Frame, Status},
@@ -60,12 +60,25 @@ impl Alone {
     }
 
     fn drain(&mut self) -> Vec<Frame> {
-        let mut sent = Vec::new();
+        let sent = |output| match output {
+            Output::Send { frame, .. } => Some(Frame::decode(&frame).unwrap()),
+            _ => None,
+        };
+        self.drain_all().into_iter().filter_map(sent).collect()
+    }
+
+    fn hear_all(&mut self, frame: &Frame) -> Vec<Output> {
+        let from = self.link;
+        self.swarm.handle(self.now, Input::Frame { from, bytes: &frame.encode() }).unwrap();
+        self.drain_all()
+    }
+
+    fn drain_all(&mut self) -> Vec<Output> {
+        let mut outputs = Vec::new();
         loop {
             match self.swarm.poll() {
-                Output::Send { frame, .. } => sent.push(Frame::decode(&frame).unwrap()),
-                Output::Idle(_) => return sent,
-                _ => {}
+                Output::Idle(_) => return outputs,
+                output => outputs.push(output),
             }
         }
     }
@@ -156,22 +169,80 @@ fn a_peer_that_votes_twice_in_one_view_is_dropped_and_its_first_vote_stays() {
     let (us, twice) = (identity(1), identity(2));
     let mut alone = Alone::new(&[us, twice.clone()]);
     let vote = |body: u8| {
-        let vote = Vote { view: 0, kind: VoteKind::Prevote, body: Some(Digest([body; 32])) };
+        let vote = Vote { parent: alone.manifest.run().into(), view: 0, kind: VoteKind::Prevote, body: Some(Digest([body; 32])) };
         Frame::Said(Said { run: alone.manifest.run(), round: 1, message: Message::Vote(vote) }.seal(&twice))
     };
     let votes = [vote(1), vote(2)];
+    let outputs = votes.iter().flat_map(|frame| alone.hear_all(frame));
     let mut dropped = Vec::new();
-    for frame in votes {
-        let from = alone.link;
-        alone.swarm.handle(alone.now, Input::Frame { from, bytes: &frame.encode() }).unwrap();
-        loop {
-            match alone.swarm.poll() {
-                Output::Drop { peer, .. } => dropped.push(peer),
-                Output::Idle(_) => break,
-                _ => {}
-            }
+    for output in outputs {
+        if let Output::Drop { peer, .. } = output {
+            dropped.push(peer);
         }
     }
     assert_eq!(dropped, [twice.peer()]);
     assert_eq!(alone.status().envelopes.len(), 1);
+}
+
+#[test]
+fn a_vote_after_another_body_is_ignored_and_not_held_against_its_author() {
+    let (us, other) = (identity(1), identity(2));
+    let mut alone = Alone::new(&[us, other.clone()]);
+    let run = alone.manifest.run();
+    let vote = |parent: Digest, body: u8| {
+        let vote = Vote { parent, view: 0, kind: VoteKind::Prevote, body: Some(Digest([body; 32])) };
+        Frame::Said(Said { run, round: 1, message: Message::Vote(vote) }.seal(&other))
+    };
+    let votes = [vote(Digest([9; 32]), 1), vote(run.into(), 2)];
+    for frame in &votes {
+        let dropped = alone.hear_all(frame).into_iter().any(|output| matches!(output, Output::Drop { .. }));
+        assert!(!dropped);
+    }
+    assert_eq!(alone.status().envelopes.len(), 1, "only the vote that follows this chain is kept");
+}
+
+#[test]
+fn a_forged_copy_does_not_keep_the_genuine_vote_out() {
+    let (us, other) = (identity(1), identity(2));
+    let mut alone = Alone::new(&[us, other.clone()]);
+    let vote = Vote { parent: alone.manifest.run().into(), view: 0, kind: VoteKind::Prevote, body: None };
+    let genuine = Said { run: alone.manifest.run(), round: 1, message: Message::Vote(vote) }.seal(&other);
+    let mut forged = genuine.clone();
+    forged.signature.0[5] ^= 1;
+    alone.hear(&Frame::Said(forged));
+    assert_eq!(alone.status().envelopes.len(), 0);
+    alone.hear(&Frame::Said(genuine));
+    assert_eq!(alone.status().envelopes.len(), 1);
+}
+
+#[test]
+fn a_vote_leaves_only_after_it_is_stored() {
+    let mut alone = Alone::new(&[identity(0)]);
+    let votes = |outputs: &[Output]| {
+        let is_vote = |output: &&Output| match output {
+            Output::Send { frame, .. } => match Frame::decode(frame).unwrap() {
+                Frame::Said(envelope) => {
+                    matches!(Said::open(&envelope, alone_run()).unwrap().message, Message::Vote(_))
+                }
+                _ => false,
+            },
+            _ => false,
+        };
+        outputs.iter().filter(is_vote).count()
+    };
+    let joining = join(&alone.manifest, 1, &identity(1));
+    let outputs = alone.hear_all(&Frame::Said(joining));
+    let stored = outputs.iter().find_map(|output| match output {
+        Output::Persist { id, record: Record::Vote(_) } => Some(*id),
+        _ => None,
+    });
+    assert_eq!(votes(&outputs), 0);
+    alone.status();
+    alone.swarm.handle(alone.now, Input::Persisted(stored.expect("a prevote for its own proposal"))).unwrap();
+    let outputs = alone.drain_all();
+    assert_eq!(votes(&outputs), 1);
+}
+
+fn alone_run() -> shoal_wire::RunId {
+    toy_manifest(vec![identity(0).peer()]).run()
 }

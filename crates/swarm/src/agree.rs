@@ -380,7 +380,7 @@ impl Swarm {
             return;
         }
         self.round.voted.insert((kind, view), body);
-        let vote = Vote { view, kind, body };
+        let vote = Vote { parent: self.chain.head().body, view, kind, body };
         let locked = self.round.lock.filter(|_| kind == VoteKind::Precommit && body.is_some());
         // An anchor may sign one recovery only, so it must be able to propose that one again.
         let kept = locked.map(|(_, digest)| digest).or(body.filter(|_| kind == VoteKind::Recovery));
@@ -394,7 +394,7 @@ impl Swarm {
     }
 
     pub(crate) fn vote_stored(&mut self, round: shoal_wire::Round, vote: Vote) {
-        if round == self.next_round() {
+        if round == self.next_round() && vote.parent == self.chain.head().body {
             self.say(Message::Vote(vote));
         }
     }
@@ -405,11 +405,10 @@ impl Swarm {
         let head = self.chain.head().round;
         self.stored_votes.retain(|stored| stored.round > head);
         for stored in self.stored_votes.clone() {
-            let other_chain = |proposal: &Proposal| proposal.body.parent != self.chain.head().body;
-            if stored.round != self.next_round() || stored.proposal.as_deref().is_some_and(other_chain) {
+            let vote = stored.vote;
+            if stored.round != self.next_round() || vote.parent != self.chain.head().body {
                 continue;
             }
-            let vote = stored.vote;
             self.round.voted.insert((vote.kind, vote.view), vote.body);
             match (stored.lock, stored.proposal) {
                 (Some(lock), Some(proposal)) => {

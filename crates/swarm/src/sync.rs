@@ -202,10 +202,9 @@ impl Swarm {
         if self.pool.knows(id) || self.early.contains_key(&id) {
             return;
         }
-        let Ok(said) = Said::open(&envelope, self.run) else {
-            self.pool.refuse(id);
-            return;
-        };
+        // The id does not cover the signature, so a forged copy must not stand in for the genuine message: nothing is
+        // remembered of it, and `Link::asked` bounds how often it is asked for.
+        let Ok(said) = Said::open(&envelope, self.run) else { return };
         let from = said.from();
         let said = said.into_inner();
         let next = self.next_round();
@@ -247,6 +246,7 @@ impl Swarm {
                 Message::CommitList(list) => self.chain.leaders().get(list.view as usize) == Some(&from),
                 Message::Proposal(proposal) if proposal.body.recovery.is_some() => self.anchors().contains(&from),
                 Message::Proposal(proposal) => self.leader(proposal.view) == Some(from),
+                Message::Vote(vote) => vote.parent == self.chain.head().body,
                 Message::RecoveryCall(_) => self.anchors().contains(&from),
                 _ => true,
             }

@@ -180,6 +180,8 @@ pub enum VoteKind {
 /// A vote for a body, or for none of those proposed in the view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vote {
+    /// Digest of the previous round's body: where histories part for a while, a vote counts in one of them.
+    pub parent: Digest,
     pub view: View,
     pub kind: VoteKind,
     pub body: Option<Digest>,

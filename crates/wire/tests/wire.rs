@@ -57,9 +57,9 @@ fn frames_have_these_bytes() {
 
 #[test]
 fn a_vote_is_signed_over_these_bytes() {
-    let vote = Vote { view: 3, kind: VoteKind::Precommit, body: Some(Digest([8; 32])) };
+    let vote = Vote { parent: Digest([6; 32]), view: 3, kind: VoteKind::Precommit, body: Some(Digest([8; 32])) };
     let payload = shoal_wire::record::vote_payload(run(), 17, vote);
-    assert_eq!(hex::encode(&payload), format!("{}1107030101{}", "01".repeat(32), "08".repeat(32)));
+    assert_eq!(hex::encode(&payload), format!("{}1107{}030101{}", "01".repeat(32), "06".repeat(32), "08".repeat(32)));
     let envelope = Said { run: run(), round: 17, message: Message::Vote(vote) }.seal(&identity());
     assert_eq!(envelope.payload, payload);
     assert_eq!(identity().peer().to_string(), "ea4a6c63e29c520abef5507b132ec5f9954776aebebe7b92421eea691446d22c");
