@@ -7,6 +7,10 @@
 use shoal_wire::manifest::ModelSpec;
 use thiserror::Error;
 
+/// Parameters of a model. Their residual, at 8 bytes each, fits the 4 GiB of a Wasm module, and sums of their squares
+/// fit the outer step's integers.
+pub const PARAMETERS_MAX: u64 = 1 << 28;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
     pub name: String,
@@ -42,6 +46,10 @@ pub enum LayoutError {
     OutOfRange { field: &'static str, value: u64, limit: u64 },
     #[error("hidden_size {hidden} must be a multiple of 2 × num_attention_heads {heads}")]
     HeadSize { hidden: u32, heads: u32 },
+    #[error("{field} must be a finite number above 0, and is {value}")]
+    NotPositive { field: &'static str, value: String },
+    #[error("the model has {parameters} parameters, and at most {PARAMETERS_MAX} are supported")]
+    TooLarge { parameters: u64 },
     #[error("num_attention_heads {heads} must be a multiple of num_key_value_heads {groups}")]
     Groups { heads: u32, groups: u32 },
 }
@@ -124,5 +132,78 @@ fn check(model: &ModelSpec) -> Result<(), LayoutError> {
     if !heads.is_multiple_of(groups) {
         return Err(LayoutError::Groups { heads, groups });
     }
-    Ok(())
+    for (field, value) in [("rms_norm_eps", model.rms_norm_eps), ("rope_theta", model.rope_theta)] {
+        if !(value.is_finite() && value > 0.0) {
+            return Err(LayoutError::NotPositive { field, value: value.to_string() });
+        }
+    }
+    match parameters(model) {
+        parameters if parameters > PARAMETERS_MAX => Err(LayoutError::TooLarge { parameters }),
+        _ => Ok(()),
+    }
+}
+
+/// Counted before anything is allocated, and where `usize` has 32 bits too: within the limits above this is below 2⁴².
+fn parameters(model: &ModelSpec) -> u64 {
+    let [vocab, hidden, inner, layers] =
+        [model.vocab_size, model.hidden_size, model.intermediate_size, model.num_hidden_layers].map(u64::from);
+    let keys = hidden / u64::from(model.num_attention_heads) * u64::from(model.num_key_value_heads);
+    let layer = 2 * hidden * (hidden + keys) + 3 * hidden * inner + 2 * hidden;
+    let tables = if model.tie_word_embeddings { 1 } else { 2 };
+    tables * vocab * hidden + layers * layer + hidden
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::presets::Preset;
+
+    #[test]
+    fn tensors_are_ordered_by_the_bytes_of_their_names() {
+        let mut model = Preset::Tiny.model();
+        model.num_hidden_layers = 12;
+        let layout = Layout::of(&model).unwrap();
+        let mut layers: Vec<&str> = layout.tensors.iter().filter_map(|t| t.name.split('.').nth(2)).collect();
+        layers.dedup();
+        assert_eq!(layers, ["weight", "0", "1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9", "weight"]);
+        let names: Vec<&str> = layout.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+        assert_eq!((names[0], names[1]), ("lm_head.weight", "model.embed_tokens.weight"));
+        assert_eq!(names[2], "model.layers.0.input_layernorm.weight");
+        assert!(names.is_sorted());
+        // No gap, no overlap.
+        let mut next = 0;
+        for tensor in &layout.tensors {
+            assert_eq!(tensor.offset, next);
+            next = tensor.range().end;
+        }
+    }
+
+    #[test]
+    fn parameters_are_counted_as_they_are_laid_out() {
+        for preset in Preset::ALL {
+            for tied in [false, true] {
+                let model = ModelSpec { tie_word_embeddings: tied, num_key_value_heads: 1, ..preset.model() };
+                assert_eq!(parameters(&model), Layout::of(&model).unwrap().len() as u64);
+            }
+        }
+    }
+
+    #[test]
+    fn a_model_too_large_or_without_sense_is_refused_with_its_field() {
+        let refused = |change: fn(&mut ModelSpec)| {
+            let mut model = Preset::Base.model();
+            change(&mut model);
+            Layout::of(&model).unwrap_err()
+        };
+        let large = refused(|m| {
+            (m.vocab_size, m.hidden_size, m.intermediate_size, m.num_hidden_layers) = (1 << 20, 1 << 14, 1 << 16, 256);
+            (m.num_attention_heads, m.num_key_value_heads) = (256, 256);
+        });
+        assert!(matches!(large, LayoutError::TooLarge { parameters } if parameters > 1 << 39), "{large}");
+        assert!(refused(|m| m.rms_norm_eps = 0.0).to_string().contains("rms_norm_eps"));
+        assert!(refused(|m| m.rms_norm_eps = f32::NAN).to_string().contains("NaN"));
+        assert!(refused(|m| m.rope_theta = f32::INFINITY).to_string().contains("rope_theta"));
+        assert!(refused(|m| m.rope_theta = -1.0).to_string().contains("-1"));
+    }
 }

@@ -84,8 +84,8 @@ pub enum TrainError {
     Vocabulary(u32),
     #[error("the recipe's context of {context} tokens is more than the model's {limit} positions")]
     Context { context: u32, limit: u32 },
-    #[error("the recipe's number {0} makes no sense")]
-    Recipe(&'static str),
+    #[error("the recipe's {field} must be {rule}, and is {value}")]
+    Recipe { field: &'static str, value: String, rule: &'static str },
     #[error(transparent)]
     Data(#[from] DataError),
     #[error("the common model: {0}")]
@@ -281,18 +281,29 @@ fn check(manifest: &Manifest) -> Result<(), TrainError> {
     let adamw = &recipe.inner;
     let share = |x: f32| (0.0..1.0).contains(&x);
     let above_zero = |x: f32| x.is_finite() && x > 0.0;
-    let sane = [
-        ("batch", recipe.batch > 0),
-        ("context", recipe.context > 0),
-        ("local_steps", recipe.local_steps > 0),
-        ("lr", above_zero(adamw.lr)),
-        ("beta1", share(adamw.beta1)),
-        ("beta2", share(adamw.beta2)),
-        ("eps", above_zero(adamw.eps)),
-        ("weight_decay", adamw.weight_decay.is_finite() && adamw.weight_decay >= 0.0),
-        ("grad_clip", adamw.grad_clip.is_none_or(above_zero)),
+    let decay = |x: f32| x.is_finite() && x >= 0.0;
+    let clip = adamw.grad_clip;
+    let whole = |field, value: u32| (field, value > 0, value.to_string(), "at least 1");
+    let numbers = [
+        whole("batch", recipe.batch),
+        whole("context", recipe.context),
+        whole("local_steps", recipe.local_steps),
+        ("lr", above_zero(adamw.lr), adamw.lr.to_string(), "a finite number above 0"),
+        ("beta1", share(adamw.beta1), adamw.beta1.to_string(), "at least 0 and below 1"),
+        ("beta2", share(adamw.beta2), adamw.beta2.to_string(), "at least 0 and below 1"),
+        ("eps", above_zero(adamw.eps), adamw.eps.to_string(), "a finite number above 0"),
+        ("weight_decay", decay(adamw.weight_decay), adamw.weight_decay.to_string(), "a finite number of at least 0"),
+        (
+            "grad_clip",
+            clip.is_none_or(above_zero),
+            clip.map_or_else(String::new, |clip| clip.to_string()),
+            "a finite number above 0, or none",
+        ),
     ];
-    sane.into_iter().find(|(_, sane)| !sane).map_or(Ok(()), |(field, _)| Err(TrainError::Recipe(field)))
+    match numbers.into_iter().find(|(_, sane, ..)| !sane) {
+        Some((field, _, value, rule)) => Err(TrainError::Recipe { field, value, rule }),
+        None => Ok(()),
+    }
 }
 
 /// Draws a byte from the softmax of the logits, where `uniform` is in [0, 1); the likeliest at temperature 0.

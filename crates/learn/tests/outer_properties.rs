@@ -1,19 +1,12 @@
 //! Properties of the update formats and the outer step over arbitrary values.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
+mod common;
+
+use common::{layout, outer as spec, sealed, update};
 use proptest::prelude::*;
-use shoal_learn::{Layout, TensorInfo, outer};
+use shoal_learn::outer;
 use shoal_wire::manifest::{Codec, Outer};
-
-fn layout(sizes: &[usize]) -> Layout {
-    let mut offset = 0;
-    let place = |(index, size): (usize, &usize)| {
-        let tensor = TensorInfo { name: format!("t{index}"), shape: vec![*size], offset };
-        offset += size;
-        tensor
-    };
-    Layout { tensors: sizes.iter().enumerate().map(place).collect() }
-}
 
 fn codec() -> impl Strategy<Value = Codec> {
     prop_oneof![Just(Codec::Dense4), Just(Codec::Topk)]
@@ -34,7 +27,7 @@ proptest! {
     #[test]
     fn what_is_sent_and_what_is_kept_add_up_to_what_was_learnt(codec in codec(), (sizes, delta) in model()) {
         let layout = layout(&sizes);
-        let spec = Outer { codec, alpha_1024: 1024, feedback_1024: 1024 };
+        let spec = spec(codec);
         let mut whole = outer::Residual::new(&layout);
         whole.compress(&spec, &layout, &delta).unwrap();
         whole.settle(&layout, false).unwrap();
@@ -48,28 +41,46 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_are_refused_or_are_one_whole_update(codec in codec(), tail in prop::collection::vec(any::<u8>(), 0..400)) {
+    fn arbitrary_bytes_under_a_sound_checksum_are_refused_or_are_one_whole_update(
+        codec in codec(), body in prop::collection::vec(any::<u8>(), 0..400)
+    ) {
         let layout = layout(&[70, 5]);
-        let head = if codec == Codec::Dense4 { [1, 1] } else { [1, 2] };
-        let bytes = [&head[..], &tail].concat();
-        let accepted: Vec<_> =
-            (0..=bytes.len()).filter_map(|end| outer::decode(&layout, codec, &bytes[..end]).ok()).collect();
+        let accepted: Vec<_> = (0..=body.len())
+            .filter_map(|end| outer::decode(&layout, codec, &sealed(codec, &body[..end])).ok())
+            .collect();
         prop_assert!(accepted.len() <= 1);
         prop_assert!(accepted.iter().all(|values| values.len() == layout.len()));
     }
 
     #[test]
-    fn a_changed_byte_is_refused_or_changes_a_value(
+    fn arbitrary_bytes_are_refused(codec in codec(), bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        prop_assert!(outer::check(&layout(&[70, 5]), codec, &bytes).is_err());
+    }
+
+    #[test]
+    fn a_changed_byte_is_refused_and_under_a_new_checksum_is_refused_or_changes_a_value(
         codec in codec(), (sizes, delta) in model(), at in any::<prop::sample::Index>(), change in 1_u8..
     ) {
         let layout = layout(&sizes);
-        let spec = Outer { codec, alpha_1024: 1024, feedback_1024: 1024 };
-        let good = outer::Residual::new(&layout).compress(&spec, &layout, &delta).unwrap();
+        let good = update(codec, &layout, &delta);
         let mut bad = good.clone();
         bad[at.index(good.len())] ^= change;
-        if let Ok(values) = outer::decode(&layout, codec, &bad) {
+        prop_assert_eq!(outer::check(&layout, codec, &bad), Err(outer::UpdateError::Checksum));
+        let mut body = common::body(&good).to_vec();
+        let at = at.index(body.len());
+        body[at] ^= change;
+        if let Ok(values) = outer::decode(&layout, codec, &sealed(codec, &body)) {
             prop_assert_ne!(values, outer::decode(&layout, codec, &good).unwrap());
         }
+    }
+
+    #[test]
+    fn dense_values_are_within_half_a_step_or_beyond_reach((sizes, delta) in model()) {
+        let layout = layout(&sizes);
+        let sent = outer::decode(&layout, Codec::Dense4, &update(Codec::Dense4, &layout, &delta)).unwrap();
+        let energy: f64 = delta.iter().map(|value| f64::from(*value).powi(2)).sum();
+        prop_assume!(energy > 1e-6);
+        prop_assert!(common::relative_error(&delta, &sent) < 0.03, "{}", common::relative_error(&delta, &sent));
     }
 
     #[test]

@@ -39,6 +39,9 @@ fn what_would_change_the_computation_is_refused() {
         ("hidden_size", json!(-1)),
         ("vocab_size", json!(1e30)),
         ("num_key_value_heads", json!(3)),
+        ("rms_norm_eps", json!(0.0)),
+        ("rope_theta", json!(1e300)),
+        ("intermediate_size", json!(1 << 22)),
     ] {
         assert!(with(field, value).is_err(), "{field}");
     }

@@ -1,7 +1,9 @@
 //! Fixed-point numbers in units of 2⁻⁴⁰, and the few operations on them.
 //!
-//! Bounds: a decoded value is at most 2²⁴ · 1,189 · 2⁶ < 2⁴¹; weighted by 12 bits and summed over 32 updates it stays
-//! below 2⁵⁸, so sums fit an i64; products with norms (below 2⁵⁶) fit an i128.
+//! Bounds: a decoded value is at most 2²⁴ · (31 · 249) · 2⁶ < 2⁴³ (`dense4`; `topk` stays below 2⁴¹). Weighted by 12
+//! bits and summed over at most 32 updates it stays below 2⁶⁰, so sums fit an i64; times α they fit an i128. A model has
+//! at most 2²⁸ values: their squares, each below 2⁸⁶, sum to less than 2¹¹⁴ and fit a u128, and a norm is below 2⁵⁷.
+//! Rates (norms per weight) are cut off at 2⁶⁴, and a value times a rate stays below 2¹⁰⁷, in an i128.
 
 /// Bits after the binary point.
 pub const FRACTION_BITS: u32 = 40;
@@ -12,6 +14,12 @@ pub(super) fn div_half_even(dividend: i128, divisor: i128) -> i128 {
     let twice = 2 * dividend.rem_euclid(divisor);
     let up = twice > divisor || (twice == divisor && quotient & 1 == 1);
     quotient + i128::from(up)
+}
+
+/// The same for a divisor of 1,024, without a division of 128 bits.
+pub(super) fn div_1024_half_even(dividend: i128) -> i128 {
+    let (quotient, rest) = (dividend >> 10, dividend & 1023);
+    quotient + i128::from(rest > 512 || (rest == 512 && quotient & 1 == 1))
 }
 
 /// Nearest fixed-point number; what is not finite counts as zero and what is too large saturates at 2²².
@@ -81,6 +89,9 @@ mod tests {
         let cases = [(5, 2, 2), (7, 2, 4), (-5, 2, -2), (-7, 2, -4), (6, 4, 2), (1, 3, 0), (2, 3, 1), (-2, 3, -1)];
         for (dividend, divisor, quotient) in cases {
             assert_eq!(div_half_even(dividend, divisor), quotient, "{dividend}/{divisor}");
+        }
+        for dividend in -4096..4096 {
+            assert_eq!(div_1024_half_even(dividend), div_half_even(dividend, 1024), "{dividend}");
         }
     }
 

@@ -12,10 +12,12 @@ mod dense4;
 mod fixed;
 pub mod golden;
 mod params;
+mod rans;
 mod residual;
 mod topk;
 mod update;
 
+use shoal_wire::limits::ROSTER_MAX;
 use thiserror::Error;
 
 pub use aggregate::aggregate;
@@ -29,6 +31,8 @@ pub use update::{check, decode};
 pub enum UpdateError {
     #[error("it is not in the format of the run's codec")]
     Header,
+    #[error("its checksum is not that of its bytes: it was damaged on the way or on a disk; fetch it again")]
+    Checksum,
     #[error("it ends in the middle, after {at} bytes")]
     Truncated { at: usize },
     #[error("{bytes} bytes follow the last tensor")]
@@ -37,6 +41,8 @@ pub enum UpdateError {
     Scale,
     #[error("a value has a code that its codec never writes")]
     Code,
+    #[error("its entropy coder does not end where an encoder begins")]
+    Coder,
     #[error("an index lies outside its chunk, or names a value that is not sent")]
     Index,
     #[error("unused bits are not zero")]
@@ -45,6 +51,8 @@ pub enum UpdateError {
     Length { got: usize, expected: usize },
     #[error("parameter {index} is not a finite number")]
     NotFinite { index: usize },
+    #[error("{got} updates are more than a roster's {ROSTER_MAX} members can send")]
+    TooMany { got: usize },
     #[error("weights must be between 1 and 4,095")]
     Weight,
 }

@@ -6,7 +6,7 @@ use shoal_wire::manifest::{Codec, Outer};
 
 use super::{
     UpdateError,
-    fixed::{div_half_even, from_f32},
+    fixed::{div_1024_half_even, from_f32},
     update,
 };
 use crate::Layout;
@@ -35,7 +35,7 @@ impl Residual {
             return Err(UpdateError::Length { got: delta.len(), expected: layout.len() });
         }
         for (value, change) in self.values.iter_mut().zip(delta) {
-            let decayed = div_half_even(i128::from(*value) * i128::from(outer.feedback_1024), 1024);
+            let decayed = div_1024_half_even(i128::from(*value) * i128::from(outer.feedback_1024));
             *value = (decayed + i128::from(from_f32(*change))).clamp(-(1 << 62), 1 << 62) as i64;
         }
         let bytes = update::encode(layout, outer.codec, &self.values);

@@ -1,11 +1,15 @@
-//! An update as bytes: a version, a codec, then each tensor in layout order.
+//! An update as bytes: a version, a codec, the tensors in layout order, and four bytes of checksum.
+//!
+//! The digest in a commit says whether bytes are those that their author sent. The checksum says, without it, whether
+//! they are what any encoder wrote: a flipped bit on a disk is found before a value is read.
 
-use shoal_wire::manifest::Codec;
+use shoal_wire::{Digest, manifest::Codec};
 
-use super::{UpdateError, dense4, topk};
+use super::{UpdateError, dense4, rans, topk};
 use crate::Layout;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+const CHECKSUM_BYTES: usize = 4;
 
 fn header(codec: Codec) -> [u8; 2] {
     let id = match codec {
@@ -15,56 +19,62 @@ fn header(codec: Codec) -> [u8; 2] {
     [VERSION, id]
 }
 
+fn checksum(content: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    let digest = Digest::in_domain("shoal 2026 v1 update checksum", content).0;
+    [digest[0], digest[1], digest[2], digest[3]]
+}
+
 /// Encodes fixed-point values of the whole model.
 pub(super) fn encode(layout: &Layout, codec: Codec, values: &[i64]) -> Vec<u8> {
     let mut out = header(codec).to_vec();
-    for tensor in &layout.tensors {
-        match codec {
-            Codec::Dense4 => dense4::encode(&values[tensor.range()], &mut out),
-            Codec::Topk => topk::encode(&values[tensor.range()], &mut out),
-        }
+    match codec {
+        Codec::Dense4 => dense4::encode(layout, values, &mut out),
+        Codec::Topk => layout.tensors.iter().for_each(|tensor| topk::encode(&values[tensor.range()], &mut out)),
     }
+    out.extend(checksum(&out));
     out
 }
 
 /// Reads an update one tensor at a time, so that many can be merged in little memory.
 #[derive(Debug)]
-pub(super) struct Decoder<'a> {
-    codec: Codec,
-    bytes: &'a [u8],
-    at: usize,
+pub(super) enum Decoder<'a> {
+    Dense4(rans::Decoder<'a>),
+    Topk(&'a [u8]),
 }
 
 impl<'a> Decoder<'a> {
     pub fn new(codec: Codec, bytes: &'a [u8]) -> Result<Self, UpdateError> {
-        if bytes.get(..2) == Some(&header(codec)[..]) {
-            Ok(Self { codec, bytes, at: 2 })
-        } else {
-            Err(UpdateError::Header)
+        let (content, sum) = bytes.split_last_chunk().ok_or(UpdateError::Truncated { at: bytes.len() })?;
+        if checksum(content) != *sum {
+            return Err(UpdateError::Checksum);
         }
+        let body = content.strip_prefix(&header(codec)).ok_or(UpdateError::Header)?;
+        Ok(match codec {
+            Codec::Dense4 => Self::Dense4(rans::Decoder::new(body)?),
+            Codec::Topk => Self::Topk(body),
+        })
     }
 
     /// The next tensor's values, in units of 2⁻⁴⁰.
     pub fn tensor(&mut self, count: usize, out: &mut Vec<i64>) -> Result<(), UpdateError> {
         out.clear();
-        let rest = &self.bytes[self.at..];
-        self.at += match self.codec {
-            Codec::Dense4 => dense4::decode(rest, count, out)?,
-            Codec::Topk => topk::decode(rest, count, out)?,
-        };
+        match self {
+            Self::Dense4(stream) => dense4::decode(stream, count, out)?,
+            Self::Topk(rest) => *rest = &rest[topk::decode(rest, count, out)?..],
+        }
         Ok(())
     }
 
     pub fn finish(self) -> Result<(), UpdateError> {
-        match self.bytes.len() - self.at {
-            0 => Ok(()),
-            bytes => Err(UpdateError::Trailing { bytes }),
+        match self {
+            Self::Dense4(stream) => stream.finish(),
+            Self::Topk([]) => Ok(()),
+            Self::Topk(rest) => Err(UpdateError::Trailing { bytes: rest.len() }),
         }
     }
 }
 
-/// Whether these bytes are an update of the model, whole, with nothing in them that does not count: a changed byte
-/// fails here or changes a value.
+/// Whether these bytes are an update of the model, whole, and written as its encoder would have written these values.
 pub fn check(layout: &Layout, codec: Codec, bytes: &[u8]) -> Result<(), UpdateError> {
     let mut decoder = Decoder::new(codec, bytes)?;
     let mut values = Vec::new();

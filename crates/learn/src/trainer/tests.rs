@@ -204,7 +204,11 @@ fn a_manifest_that_cannot_be_trained_is_refused_with_its_field() {
     };
     assert!(refused(|m| m.model.vocab_size = 300).contains("300"));
     assert!(refused(|m| m.recipe.context = 65).contains("65"));
-    assert!(refused(|m| m.recipe.batch = 0).contains("batch"));
-    assert!(refused(|m| m.recipe.inner.lr = f32::NAN).contains("lr"));
+    assert_eq!(refused(|m| m.recipe.batch = 0), "the recipe's batch must be at least 1, and is 0");
+    let lr = refused(|m| m.recipe.inner.lr = f32::NAN);
+    assert_eq!(lr, "the recipe's lr must be a finite number above 0, and is NaN");
+    let beta = refused(|m| m.recipe.inner.beta2 = 1.0);
+    assert_eq!(beta, "the recipe's beta2 must be at least 0 and below 1, and is 1");
+    assert!(refused(|m| m.recipe.inner.grad_clip = Some(-2.5)).contains("-2.5"));
     assert!(refused(|m| m.model.hidden_size = 0).contains("hidden_size"));
 }
