@@ -4,18 +4,19 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 use shoal_learn::{Layout, folder, outer::params_from_bytes};
-use shoal_node::verify::{Source, verify};
-use shoal_wire::RunId;
+use shoal_node::verify::{Replayed, Source, verify};
+use shoal_wire::{Manifest, RunId};
 
 use crate::files;
+use crate::output::print_line;
 use crate::relay::{TlsArgs, block_on, parse_run};
 
 /// Export a run's newest model as a Hugging Face folder, after replaying the run
 ///
-/// The folder also gets `shoal.json`, the model's lineage: the run, its rounds, and its data with licences and
-/// attribution.
+/// The folder also gets `shoal.json`, the model's lineage: the run, its rounds, the digests of the model and of the last
+/// certified body, who contributed how much, and the data with licences and attribution.
 #[derive(clap::Args)]
 pub struct Args {
     /// The relay's address
@@ -26,6 +27,9 @@ pub struct Args {
     /// Folder to write to; made when missing
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Print one JSON object: the run, the round, the model's digest and the folder
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     tls: TlsArgs,
 }
@@ -39,24 +43,35 @@ pub fn run(args: &Args) -> Result<()> {
     })?;
     let layout = Layout::of(&manifest.model)?;
     let parameters = params_from_bytes(&layout, &verified.bytes)?;
-    let lineage = json!({
-        "run": verified.run,
-        "name": manifest.name,
-        "host": manifest.host,
-        "rounds": verified.rounds,
-        "model": verified.model,
-        "acceptedUpdates": verified.accepted,
-        "contributors": verified.contributors,
-        "recoveries": verified.recoveries,
-        "data": manifest.data.sources.iter().map(|source| json!({
-            "name": source.name, "licence": source.licence, "attribution": source.attribution,
-        })).collect::<Vec<_>>(),
-    });
+    let lineage = lineage(&manifest, &verified);
     let out = &args.out;
     fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
     files::write_atomically(&out.join("model.safetensors"), &folder::weights_bytes(&layout, &parameters)?)?;
     files::write_atomically(&out.join("config.json"), &folder::config_json(&manifest.model)?)?;
     files::write_atomically(&out.join("shoal.json"), format!("{lineage:#}\n").as_bytes())?;
+    if args.json {
+        return print_line(&json!({ "run": verified.run, "round": verified.rounds, "model": verified.model,
+            "out": out.display().to_string() }));
+    }
     println!("Wrote the model after round {} ({}) to {}", verified.rounds, verified.model.short(), out.display());
     Ok(())
+}
+
+/// Where a model comes from: enough to check it with `shoal verify`, and to credit data and contributors.
+fn lineage(manifest: &Manifest, verified: &Replayed) -> Value {
+    json!({
+        "run": verified.run,
+        "name": manifest.name,
+        "host": manifest.host,
+        "rounds": verified.rounds,
+        "model": verified.model,
+        // Each body names the one before it: this digest stands for all certificates.
+        "certifiedBody": verified.body,
+        "acceptedUpdates": verified.accepted,
+        "recoveries": verified.recoveries,
+        "contributors": verified.contributors,
+        "data": manifest.data.sources.iter().map(|source| json!({
+            "name": source.name, "licence": source.licence, "attribution": source.attribution,
+        })).collect::<Vec<_>>(),
+    })
 }

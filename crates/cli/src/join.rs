@@ -5,17 +5,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use shoal_node::{EngineChoice, Node, NodeConfig, NodeEvent, NodeHandle, Status};
 use shoal_store::FileStore;
 use shoal_swarm::{Event, mesh::RelayState};
-use shoal_wire::{Digest, Round, RunId, record::Verdict};
+use shoal_wire::{Digest, Round, RunId, record::Verdict, relay::Refusal};
+use tokio::sync::watch::Receiver;
 
+use crate::output::print_line;
 use crate::relay::{TlsArgs, block_on, log, parse_run};
-use crate::verify::print_line;
 
 /// Train in a run as a volunteer
 ///
@@ -93,10 +94,14 @@ pub fn run(args: &Args) -> Result<()> {
         let mut handle = Node::start(config).await?;
         let reporter = Reporter::new(args.json, &handle);
         reporter.started(&handle)?;
-        let rounds = watch(&mut handle, &reporter, args.rounds).await?;
+        let Ending { rounds, refused } = watch(&mut handle, &reporter, args.rounds).await?;
         let accepted = handle.status().borrow().snapshot.accepted_own;
         handle.leave().await;
-        reporter.left(rounds, accepted)
+        reporter.left(rounds, accepted)?;
+        match refused {
+            Some(refusal) => bail!(meaning(refusal)),
+            None => Ok(()),
+        }
     })
 }
 
@@ -109,8 +114,46 @@ struct Certified {
     recovery: bool,
 }
 
-/// Reports until the wanted number of rounds, or Ctrl-C; returns how many rounds were certified.
-async fn watch(handle: &mut NodeHandle, reporter: &Reporter, wanted: Option<u64>) -> Result<u64> {
+/// How a visit ended.
+struct Ending {
+    /// Rounds certified meanwhile.
+    rounds: u64,
+    /// Set when the relay's refusal ended it.
+    refused: Option<Refusal>,
+}
+
+/// What a refusal means, and what to do.
+fn meaning(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::UnknownRun => "the relay no longer has this run; `shoal run list RELAY` shows those it has",
+        Refusal::BadSignature => {
+            "the relay could not check this machine's signature; relay and `shoal` are probably of different versions"
+        }
+        Refusal::RoomFull => "the run is full; trying again until somebody leaves",
+        Refusal::TooFast => "the relay gets too many messages from this machine; trying again in a while",
+        Refusal::Malformed => {
+            "the relay did not understand this machine; trying again, but if this stays so, relay and `shoal` are of \
+             different versions"
+        }
+        Refusal::Replaced => {
+            "another process entered the run with this machine's key; stop one of them, or give each a --data-dir of \
+             its own"
+        }
+    }
+}
+
+/// Whether trying again cannot help. Peers that are linked already need no relay.
+fn is_final(refusal: Refusal, linked: bool) -> bool {
+    match refusal {
+        // Two processes with one key would vote against each other.
+        Refusal::Replaced => true,
+        Refusal::UnknownRun | Refusal::BadSignature => !linked,
+        Refusal::RoomFull | Refusal::TooFast | Refusal::Malformed => false,
+    }
+}
+
+/// Reports until the wanted number of rounds, Ctrl-C, or a refusal for good.
+async fn watch(handle: &mut NodeHandle, reporter: &Reporter, wanted: Option<u64>) -> Result<Ending> {
     let mut events = handle.events().context("the peer's news were taken")?;
     let status = handle.status();
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
@@ -121,7 +164,7 @@ async fn watch(handle: &mut NodeHandle, reporter: &Reporter, wanted: Option<u64>
         tokio::select! {
             stop = &mut interrupt => {
                 stop.context("cannot listen for Ctrl-C")?;
-                return Ok(rounds);
+                return Ok(Ending { rounds, refused: None });
             }
             _ = redraw.tick() => reporter.redraw(&status.borrow()),
             event = events.recv() => match event.context("the peer stopped by itself; see the log above")? {
@@ -138,13 +181,20 @@ async fn watch(handle: &mut NodeHandle, reporter: &Reporter, wanted: Option<u64>
                         rounds += 1;
                     }
                 }
+                NodeEvent::Relay(RelayState::Refused(refusal)) if is_final(refusal, is_linked(&status)) => {
+                    return Ok(Ending { rounds, refused: Some(refusal) });
+                }
                 other => reporter.event(&other)?,
             },
         }
         if wanted.is_some_and(|wanted| rounds >= wanted) {
-            return Ok(rounds);
+            return Ok(Ending { rounds, refused: None });
         }
     }
+}
+
+fn is_linked(status: &Receiver<Status>) -> bool {
+    !status.borrow().paths.is_empty()
 }
 
 struct Reporter {
@@ -233,14 +283,18 @@ impl Reporter {
             NodeEvent::Swarm(Event::Trouble(why)) => {
                 (format!("Trouble: {why}"), json!({ "event": "trouble", "why": why }))
             }
-            NodeEvent::Relay(RelayState::Refused(refusal)) => (
-                format!("The relay refuses this machine: {refusal:?}."),
-                json!({ "event": "relay", "state": "refused", "why": format!("{refusal:?}") }),
-            ),
+            NodeEvent::Relay(RelayState::Refused(refusal)) => {
+                let why = meaning(*refusal);
+                (format!("Refused: {why}."), json!({ "event": "relay", "state": "refused", "why": why }))
+            }
             NodeEvent::Relay(state) => (
                 if *state == RelayState::Open { "The relay is here." } else { "The relay is away; trying again." }
                     .to_owned(),
                 json!({ "event": "relay", "state": if *state == RelayState::Open { "open" } else { "away" } }),
+            ),
+            NodeEvent::Engine { name, why } => (
+                format!("Training goes on with {name}, because the engine before it failed: {why}"),
+                json!({ "event": "engine", "engine": name, "why": why }),
             ),
             NodeEvent::Linked { peer, direct } => {
                 let object = json!({ "event": "linked", "peer": peer, "direct": direct });
@@ -258,5 +312,20 @@ impl Reporter {
         let peers = snapshot.roster.iter().filter(|entry| entry.present).count();
         bar.set_position((snapshot.progress * 1000.0) as u64);
         bar.set_message(format!("round {} {phase}, {peers} peers", snapshot.head + 1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_ends_the_visit_only_where_waiting_cannot_help() {
+        assert!(is_final(Refusal::Replaced, true) && is_final(Refusal::Replaced, false));
+        assert!(is_final(Refusal::UnknownRun, false) && !is_final(Refusal::UnknownRun, true));
+        for passing in [Refusal::RoomFull, Refusal::TooFast, Refusal::Malformed] {
+            assert!(!is_final(passing, false));
+            assert!(meaning(passing).contains("trying again"), "{passing:?}");
+        }
     }
 }

@@ -3,6 +3,8 @@
 mod export;
 mod files;
 mod join;
+mod model;
+mod output;
 mod progress;
 mod relay;
 mod run;
@@ -12,8 +14,8 @@ mod verify;
 
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{Parser, Subcommand};
-use shoal_learn::folder;
 
 /// Train models together in the open: alone, with others, or check what others did.
 #[derive(Parser)]
@@ -33,14 +35,37 @@ enum Command {
     Export(export::Args),
 }
 
+impl Command {
+    fn run(&self) -> Result<()> {
+        match self {
+            Self::Train(args) => train::run(args),
+            Self::Join(args) => join::run(args),
+            Self::Run(command) => run::run(command),
+            Self::Verify(args) => verify::run(args),
+            Self::Export(args) => export::run(args),
+        }
+    }
+
+    /// Whether a program waits for one object, which then also tells a failure. The others print lines of their own.
+    fn answers_with_one_object(&self) -> bool {
+        match self {
+            Self::Run(command) => command.json(),
+            Self::Export(args) => args.json,
+            Self::Train(_) | Self::Join(_) | Self::Verify(_) => false,
+        }
+    }
+}
+
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
-        Command::Train(args) => train::run(&args),
-        Command::Join(args) => join::run(&args),
-        Command::Run(command) => run::run(&command),
-        Command::Verify(args) => verify::run(&args),
-        Command::Export(args) => export::run(&args),
-    };
+    let command = Cli::parse().command;
+    let mut outcome = command.run();
+    if let Err(error) = &outcome
+        && command.answers_with_one_object()
+        && !is_closed_pipe(error)
+    {
+        let told = output::print_line(&serde_json::json!({ "error": format!("{error:#}") }));
+        outcome = told.and(outcome);
+    }
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         // A reader that has seen enough (`shoal … | head`) is no failure.

@@ -15,9 +15,9 @@ use shoal_wire::{
 };
 
 use crate::files;
+use crate::output::print_line;
 use crate::relay::{TlsArgs, block_on, parse_run};
 
-const TEXT_BYTES_MAX: u64 = 1 << 30;
 const TOKEN_BYTES_MAX: u64 = 4096;
 const CHUNK_BYTES: usize = 1 << 20;
 /// Most of a text that is held out from training.
@@ -38,7 +38,7 @@ pub enum Command {
 pub struct ListArgs {
     /// The relay's address
     relay: String,
-    /// Print JSON
+    /// Print one JSON object, `{"runs": [...]}`
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -52,6 +52,9 @@ pub struct ShowArgs {
     /// The run's id
     #[arg(value_name = "ID", value_parser = parse_run)]
     run: RunId,
+    /// Print the JSON object in one line
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     tls: TlsArgs,
 }
@@ -90,8 +93,21 @@ pub struct CreateArgs {
     /// Anything; another seed gives another first model and another run
     #[arg(long, default_value = "0")]
     seed: String,
+    /// Print one JSON object, with the run's id
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     tls: TlsArgs,
+}
+
+impl Command {
+    pub fn json(&self) -> bool {
+        match self {
+            Self::List(args) => args.json,
+            Self::Show(args) => args.json,
+            Self::Create(args) => args.json,
+        }
+    }
 }
 
 pub fn run(command: &Command) -> Result<()> {
@@ -100,6 +116,9 @@ pub fn run(command: &Command) -> Result<()> {
         Command::Show(args) => {
             let client = args.tls.client(&args.relay)?;
             let details = block_on(async { Ok(client.run_details(args.run).await?) })?;
+            if args.json {
+                return print_line(&details);
+            }
             writeln!(stdout().lock(), "{details:#}")?;
             Ok(())
         }
@@ -110,7 +129,6 @@ pub fn run(command: &Command) -> Result<()> {
 fn list(args: &ListArgs) -> Result<()> {
     let client = args.tls.client(&args.relay)?;
     let runs = block_on(async { Ok(client.runs().await?) })?;
-    let mut out = stdout().lock();
     if args.json {
         let runs: Vec<_> = runs
             .iter()
@@ -119,9 +137,9 @@ fn list(args: &ListArgs) -> Result<()> {
                     "parameters": run.parameters })
             })
             .collect();
-        writeln!(out, "{}", json!(runs))?;
-        return Ok(());
+        return print_line(&json!({ "runs": runs }));
     }
+    let mut out = stdout().lock();
     if runs.is_empty() {
         writeln!(out, "This relay has no runs yet; its host publishes one with `shoal run create`.")?;
     }
@@ -135,10 +153,13 @@ fn list(args: &ListArgs) -> Result<()> {
 }
 
 fn create(args: &CreateArgs) -> Result<()> {
-    let text = files::read(&args.data, TEXT_BYTES_MAX)?;
+    let text = files::read(&args.data, limits::TEXT_BYTES_MAX)?;
     let token = String::from_utf8(files::read(&args.token_file, TOKEN_BYTES_MAX)?).context("the token is no text")?;
     let client = args.tls.client(&args.relay)?;
     let run = block_on(publish(args, &client, token.trim(), text))?;
+    if args.json {
+        return print_line(&json!({ "id": run, "name": args.name }));
+    }
     writeln!(stdout().lock(), "{run}")?;
     Ok(())
 }

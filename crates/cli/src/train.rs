@@ -4,21 +4,23 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use shoal_cpu::CpuEngine;
 use shoal_gpu::GpuEngine;
-use shoal_learn::{Engine, Layout, StepSettings};
-use shoal_wire::manifest::{AdamW, ModelSpec};
+use shoal_learn::{Engine, StepSettings, folder};
+use shoal_wire::manifest::AdamW;
 
+use crate::files;
+use crate::model::{self, Model};
 use crate::progress::Reporter;
 use crate::source::Source;
-use crate::{files, folder};
 
-const CONFIG_BYTES_MAX: u64 = 1 << 20;
-const MODEL_BYTES_MAX: u64 = 16 << 30;
 const BATCHES_BYTES_MAX: u64 = 4 << 30;
 const TEXT_BYTES_MAX: u64 = 4 << 30;
+
+/// The vocabulary of a model whose tokens are bytes.
+const BYTES: u32 = 256;
 
 const DEFAULT_RECIPE: AdamW =
     AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_clip: Some(1.0) };
@@ -28,7 +30,9 @@ Examples:
   shoal train --model my-llama --data book.txt --steps 500 --engine gpu --out trained
   shoal train --model my-llama --batches batches.safetensors --steps 50 --engine cpu --json
 
---model and --out are Hugging Face folders: config.json and model.safetensors, a LlamaForCausalLM.
+--model and --out are Hugging Face folders: config.json and model.safetensors, a LlamaForCausalLM. Files of its
+tokenizer come along.
+--data is for models whose tokens are bytes: a vocabulary of 256 and no tokenizer.json.
 --batches is a safetensors file with one int32 tensor `tokens` of shape [batches, batch, context + 1];
 step i (from 0) trains on batch i mod batches. --recipe is a JSON file:
   {\"optimizer\": {\"type\": \"adamw\", \"lr\": 1e-3, \"beta1\": 0.9, \"beta2\": 0.95, \"eps\": 1e-8,
@@ -46,7 +50,7 @@ pub struct Args {
     /// Model folder with config.json and model.safetensors
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// UTF-8 text to train on; each byte is a token
+    /// UTF-8 text to train on; each byte is a token, so the model must have a vocabulary of 256
     #[arg(long, value_name = "FILE", required_unless_present = "batches", conflicts_with = "batches")]
     data: Option<PathBuf>,
     /// Prepared batches of tokens, a safetensors file
@@ -84,54 +88,47 @@ enum EngineKind {
     Cpu,
 }
 
-struct Model {
-    spec: ModelSpec,
-    layout: Layout,
-    parameters: Vec<f32>,
-}
-
-impl Model {
-    fn read(dir: &Path) -> Result<Self> {
-        let (config, weights) = (dir.join("config.json"), dir.join("model.safetensors"));
-        let spec = folder::parse_config(&files::read(&config, CONFIG_BYTES_MAX)?)
-            .with_context(|| format!("cannot use {}", config.display()))?;
-        let layout = Layout::of(&spec)?;
-        let parameters = folder::parse_weights(&files::read(&weights, MODEL_BYTES_MAX)?, &layout)
-            .with_context(|| format!("cannot use {}", weights.display()))?;
-        Ok(Self { spec, layout, parameters })
-    }
-
-    fn write(&self, dir: &Path, parameters: &[f32]) -> Result<()> {
-        files::write_atomically(&dir.join("model.safetensors"), &folder::weights_bytes(&self.layout, parameters)?)?;
-        files::write_atomically(&dir.join("config.json"), &folder::config_json(&self.spec)?)
-    }
-}
-
 fn read_recipe(path: &Path) -> Result<AdamW> {
-    let recipe = folder::parse_recipe(&files::read(path, CONFIG_BYTES_MAX)?);
+    let recipe = folder::parse_recipe(&files::read(path, model::CONFIG_BYTES_MAX)?);
     recipe.with_context(|| format!("cannot use the recipe {}", path.display()))
 }
 
 impl Args {
-    fn source(&self, model: &ModelSpec) -> Result<Source> {
-        let vocab = model.vocab_size;
+    fn source(&self, model: &Model) -> Result<Source> {
         let (path, source) = if let Some(path) = &self.batches {
-            (path, Source::prepared(&files::read(path, BATCHES_BYTES_MAX)?, vocab))
+            (path, Source::prepared(&files::read(path, BATCHES_BYTES_MAX)?, model.spec.vocab_size))
         } else {
             let path = self.data.as_ref().context("--data or --batches is needed")?;
-            let context = self.context.unwrap_or(model.max_position_embeddings.min(128)) as usize;
+            check_reads_bytes(model)?;
+            let context = self.context.unwrap_or(model.spec.max_position_embeddings.min(128)) as usize;
             let batch = self.batch.unwrap_or(8) as usize;
             let text = files::read(path, TEXT_BYTES_MAX)?;
-            (path, Source::text(text, vocab, batch, context, self.seed.unwrap_or(0)))
+            (path, Source::text(text, batch, context, self.seed.unwrap_or(0)))
         };
         source.with_context(|| format!("cannot train on {}", path.display()))
     }
 }
 
+/// Bytes are tokens of a byte model only; to any other they are noise, and training on them spoils it.
+fn check_reads_bytes(model: &Model) -> Result<()> {
+    let vocab = model.spec.vocab_size;
+    let why = if model.has_tokenizer() {
+        "this model has a tokenizer.json".to_owned()
+    } else if vocab != BYTES {
+        format!("this model has a vocabulary of {vocab}")
+    } else {
+        return Ok(());
+    };
+    bail!(
+        "--data is for models whose tokens are bytes, and {why}: turn the text into tokens with the model's own \
+         tokenizer and give them as --batches (`shoal train --help` shows the format)"
+    )
+}
+
 pub fn run(args: &Args) -> Result<()> {
     let model = Model::read(&args.model)?;
     let adamw = args.recipe.as_deref().map_or(Ok(DEFAULT_RECIPE), read_recipe)?;
-    let source = args.source(&model.spec)?;
+    let source = args.source(&model)?;
     if let Some(out) = &args.out {
         // Better to learn of a bad folder now than after hours of training.
         fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;

@@ -44,8 +44,11 @@ impl World {
             folder: tempfile::tempdir().unwrap(),
             golden: serde_json::from_str(include_str!("../../cpu/tests/golden/grouped_untied.json")).unwrap(),
         };
-        fs::create_dir(world.path("model")).unwrap();
-        world.write_model();
+        world.write_model("model", &world.golden["model"]);
+        // The same with bytes as tokens, for texts.
+        let mut bytes = world.golden["model"].clone();
+        bytes["vocab_size"] = json!(256);
+        world.write_model("bytes", &bytes);
         world.write_batches();
         let adamw = &world.golden["adamw"];
         let recipe = json!({"optimizer": {
@@ -60,11 +63,12 @@ impl World {
         self.folder.path().join(name)
     }
 
-    fn write_model(&self) {
-        let mut config = self.golden["model"].clone();
+    fn write_model(&self, name: &str, spec: &Value) {
+        fs::create_dir(self.path(name)).unwrap();
+        let mut config = spec.clone();
         config["model_type"] = json!("llama");
-        fs::write(self.path("model/config.json"), config.to_string()).unwrap();
-        let spec: ModelSpec = serde_json::from_value(self.golden["model"].clone()).unwrap();
+        fs::write(self.path(name).join("config.json"), config.to_string()).unwrap();
+        let spec: ModelSpec = serde_json::from_value(spec.clone()).unwrap();
         let value = |tensor: &shoal_learn::TensorInfo, i: usize| {
             let x = ((hashed(1, i as u32) >> 8) as f32 / (1 << 24) as f32 - 0.5) / 2.0;
             if tensor.decays() { x } else { x + 1.0 }
@@ -73,7 +77,7 @@ impl World {
             let bytes = tensor.range().flat_map(|i| value(&tensor, i).to_le_bytes()).collect();
             (tensor.name, Dtype::F32, tensor.shape, bytes)
         });
-        write_safetensors(&self.path("model/model.safetensors"), &tensors.collect::<Vec<_>>());
+        write_safetensors(&self.path(name).join("model.safetensors"), &tensors.collect::<Vec<_>>());
     }
 
     fn write_batches(&self) {
@@ -156,8 +160,55 @@ fn training_on_a_text_lowers_its_loss() {
     let world = World::new();
     let text: String = (0..400).map(|i| ["!# ", "%+ ", "-&' "][i * i % 3]).collect();
     fs::write(world.path("text.txt"), text).unwrap();
-    let losses = world.losses("--model model --data text.txt --batch 4 --context 16 --seed 7 --steps 60 --engine cpu");
+    let losses = world.losses("--model bytes --data text.txt --batch 4 --context 16 --seed 7 --steps 60 --engine cpu");
     assert!(losses[59] < losses[0] * 0.4, "{losses:?}");
+}
+
+#[test]
+fn a_text_is_refused_as_bytes_where_the_model_has_other_tokens() {
+    let world = World::new();
+    fs::write(world.path("text.txt"), "a text that is long enough for a few sequences of tokens").unwrap();
+    let arguments = |model| format!("train --steps 1 --engine cpu --model {model} --data text.txt --context 8");
+    let text = world.complaint(&arguments("model"), 1);
+    assert!(text.contains("vocabulary of 80") && text.contains("--batches"), "{text}");
+    fs::write(world.path("bytes/tokenizer.json"), "{}").unwrap();
+    let text = world.complaint(&arguments("bytes"), 1);
+    assert!(text.contains("tokenizer.json") && text.contains("--batches"), "{text}");
+}
+
+#[test]
+fn a_written_folder_keeps_what_belongs_to_the_model() {
+    let world = World::new();
+    let read = |name: &str| serde_json::from_slice::<Value>(&fs::read(world.path(name)).unwrap()).unwrap();
+    let mut config = read("model/config.json");
+    let own = json!({ "bos_token_id": 1, "eos_token_id": [2, 3], "pad_token_id": 4, "torch_dtype": "bfloat16",
+        "some_field": {"of": "others"} });
+    own.as_object().unwrap().iter().for_each(|(key, value)| config[key] = value.clone());
+    fs::write(world.path("model/config.json"), config.to_string()).unwrap();
+    let companions = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"];
+    for name in companions {
+        fs::write(world.path("model").join(name), format!("{{\"this is\": \"{name}\"}}")).unwrap();
+    }
+    fs::write(world.path("model/notes.txt"), "stays where it is").unwrap();
+    world.losses("--model model --batches batches.safetensors --steps 1 --engine cpu --out trained");
+
+    let written = read("trained/config.json");
+    for field in ["bos_token_id", "eos_token_id", "pad_token_id", "some_field", "hidden_size", "vocab_size"] {
+        assert_eq!(written[field], config[field], "{field}");
+    }
+    assert_eq!((&written["dtype"], &written["torch_dtype"]), (&json!("float32"), &json!("float32")));
+    for name in companions {
+        assert_eq!(
+            fs::read(world.path("trained").join(name)).unwrap(),
+            fs::read(world.path("model").join(name)).unwrap()
+        );
+    }
+    assert!(!world.path("trained/notes.txt").exists());
+
+    // In place, nothing but weights and config changes.
+    world.losses("--model model --batches batches.safetensors --steps 1 --engine cpu --out model");
+    assert_eq!(read("model/config.json"), written);
+    assert_eq!(fs::read_dir(world.path("model")).unwrap().count(), 3 + companions.len());
 }
 
 #[test]
@@ -165,15 +216,13 @@ fn mistakes_are_named_without_a_panic() {
     let world = World::new();
     fs::write(world.path("empty.txt"), "").unwrap();
     fs::write(world.path("binary.dat"), [0, 159, 146, 150]).unwrap();
-    fs::write(world.path("letters.txt"), "plain letters, whose bytes this small vocabulary does not have").unwrap();
     fs::write(world.path("bad.json"), r#"{"optimizer": {"type": "sgd", "lr": 1}}"#).unwrap();
     let train = "train --steps 1 --engine cpu --model";
     for (arguments, word) in [
         ("absent --data empty.txt", "config.json"),
-        ("model --data empty.txt", "empty"),
-        ("model --data binary.dat", "UTF-8"),
-        ("model --data letters.txt --context 8", "80 tokens"),
-        ("model --data empty.txt --context 65", "empty"),
+        ("bytes --data empty.txt", "empty"),
+        ("bytes --data binary.dat", "UTF-8"),
+        ("bytes --data empty.txt --context 65", "empty"),
         ("model --batches model/model.safetensors", "tokens"),
         ("model --batches recipe.json", "safetensors"),
         ("model --batches absent.safetensors", "absent.safetensors"),

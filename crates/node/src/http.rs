@@ -85,12 +85,12 @@ impl RelayClient {
     }
 
     pub async fn runs(&self) -> Result<Vec<RunSummary>, NodeError> {
-        self.json("api/runs").await
+        self.json("api/runs", || self.not_a_relay("api/runs", "it has no list of runs")).await
     }
 
     /// The run's details as the relay tells them, for people.
     pub async fn run_details(&self, run: RunId) -> Result<serde_json::Value, NodeError> {
-        self.json(&format!("api/runs/{run}")).await
+        self.json(&format!("api/runs/{run}"), || NodeError::UnknownRun(run)).await
     }
 
     /// The signed manifest, after checking its signature and that it is this run's.
@@ -131,20 +131,20 @@ impl RelayClient {
 
     /// A blob of at most `limit` bytes, hashed; `None` when the relay has none.
     pub async fn blob(&self, digest: Digest, limit: u64) -> Result<Option<Vec<u8>>, NodeError> {
-        let Some(bytes) = self.get(&format!("api/blobs/{digest}"), limit.min(limits::BLOB_BYTES_MAX)).await? else {
-            return Ok(None);
-        };
+        let answer = self.get(&format!("api/blobs/{digest}"), limit.min(limits::BLOB_BYTES_MAX)).await?;
+        let Some(bytes) = answer else { return Ok(None) };
         if Digest::of(&bytes) == digest { Ok(Some(bytes)) } else { Err(NodeError::CorruptBlob(digest)) }
     }
 
     /// The peer that the relay's resident would be in a run with this genesis model and seed.
     pub async fn anchor(&self, genesis: Digest, seed: Digest) -> Result<PeerId, NodeError> {
         #[derive(Deserialize)]
-        struct Answer {
+        struct Named {
             anchor: PeerId,
         }
-        let answer: Answer = self.json(&format!("api/anchor?genesis={genesis}&seed={seed}")).await?;
-        Ok(answer.anchor)
+        let path = format!("api/anchor?genesis={genesis}&seed={seed}");
+        let named: Named = self.json(&path, || self.not_a_relay(&path, "it names no anchor")).await?;
+        Ok(named.anchor)
     }
 
     /// Uploads a blob as the host.
@@ -166,18 +166,23 @@ impl RelayClient {
         if response.status().is_success() { Ok(()) } else { Err(refused(response).await) }
     }
 
-    async fn json<T: DeserializeOwned>(&self, path: &str) -> Result<T, NodeError> {
-        let url = self.url(path)?;
-        let bytes = self.get(path, JSON_BYTES_MAX).await?;
-        let refused = |why: String| NodeError::Refused { url: url.to_string(), status: 404, why };
-        let bytes = bytes.ok_or_else(|| refused("not found".to_owned()))?;
-        serde_json::from_slice(&bytes).map_err(|error| refused(format!("not the answer of a relay: {error}")))
+    async fn json<T: DeserializeOwned>(&self, path: &str, unknown: impl FnOnce() -> NodeError) -> Result<T, NodeError> {
+        let bytes = self.get(path, JSON_BYTES_MAX).await?.ok_or_else(unknown)?;
+        serde_json::from_slice(&bytes).map_err(|error| self.not_a_relay(path, &format!("its answer: {error}")))
+    }
+
+    fn not_a_relay(&self, path: &str, why: &str) -> NodeError {
+        NodeError::NotARelay { url: format!("{}{path}", self.base), why: why.to_owned() }
     }
 
     /// The body of a GET, read no further than `limit`; `None` for 404.
     async fn get(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>, NodeError> {
         let url = self.url(path)?;
         let mut response = self.http.get(url.clone()).send().await.map_err(|error| unreachable(&url, &error))?;
+        // Some other site, or its page for what it does not have: a relay's API never answers with a page.
+        if is_page(&response) {
+            return Err(self.not_a_relay(path, &format!("it answered {} with a web page", response.status().as_u16())));
+        }
         if response.status() == StatusCode::NOT_FOUND {
             return Ok(None);
         }
@@ -219,19 +224,42 @@ fn unreachable(url: &Url, error: &reqwest::Error) -> NodeError {
     NodeError::Unreachable { url: url.to_string(), why }
 }
 
-/// What a relay says when it refuses: the start of its answer.
+fn is_page(response: &Response) -> bool {
+    let kind = response.headers().get(reqwest::header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    kind.is_some_and(|kind| kind.starts_with("text/html"))
+}
+
+/// A relay's own words for why it does not answer.
+#[derive(Deserialize)]
+struct Complaint {
+    error: String,
+    #[serde(default)]
+    hint: String,
+}
+
+/// What a relay calls a file of its own that does not match its digest or checksum.
+const DAMAGED: &str = "corrupt";
+
 async fn refused(mut response: Response) -> NodeError {
-    const WHY_BYTES_MAX: usize = 500;
-    let (url, status) = (response.url().to_string(), response.status().as_u16());
-    let mut why = Vec::new();
+    const WHY_BYTES_MAX: usize = 2000;
+    let (url, status) = (response.url().to_string(), response.status());
+    let mut body = Vec::new();
     while let Ok(Some(chunk)) = response.chunk().await {
-        why.extend_from_slice(&chunk);
-        if why.len() >= WHY_BYTES_MAX {
-            why.truncate(WHY_BYTES_MAX);
+        body.extend_from_slice(&chunk);
+        if body.len() >= WHY_BYTES_MAX {
+            body.truncate(WHY_BYTES_MAX);
             break;
         }
     }
-    NodeError::Refused { url, status, why: String::from_utf8_lossy(&why).trim().to_owned() }
+    let why = match serde_json::from_slice(&body) {
+        Ok(Complaint { error, .. }) if status == StatusCode::INTERNAL_SERVER_ERROR && error == DAMAGED => {
+            return NodeError::Damaged { url };
+        }
+        Ok(Complaint { error, hint }) if hint.is_empty() => error,
+        Ok(Complaint { error, hint }) => format!("{error} ({hint})"),
+        Err(_) => String::from_utf8_lossy(&body).trim().to_owned(),
+    };
+    NodeError::Refused { url, status: status.as_u16(), why }
 }
 
 #[cfg(test)]

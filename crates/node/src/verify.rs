@@ -5,7 +5,7 @@ use std::path::Path;
 use shoal_learn::Layout;
 use shoal_ledger::{Chain, Step};
 use shoal_store::{FileStore, StoreError};
-use shoal_wire::{Digest, Manifest, Round, RunId, limits, record::Certificate};
+use shoal_wire::{Digest, Manifest, PeerId, Round, RunId, limits, record::Certificate};
 
 use crate::{NodeError, RelayClient, replay};
 
@@ -29,10 +29,21 @@ pub struct Replayed {
     pub recoveries: u64,
     /// Stored checkpoints compared with the replayed models.
     pub checkpoints: u64,
-    /// Peers with accepted updates.
-    pub contributors: usize,
+    /// Digest of the last certified body, which names the whole history before it; the run's id before round 1.
+    pub body: Digest,
+    /// Peers with accepted updates, and their credit.
+    pub contributors: Vec<Contributor>,
     #[serde(skip)]
     pub bytes: Vec<u8>,
+}
+
+/// What a peer gave to a run, as the certified history has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Contributor {
+    pub peer: PeerId,
+    pub accepted_rounds: u64,
+    pub tokens: u64,
 }
 
 /// The first round that does not hold; round 0 is the manifest and the first model.
@@ -110,16 +121,20 @@ impl Source {
     }
 }
 
-/// Whether an error says something about the history, rather than about the way to it.
+/// Whether an error says something about the history, rather than about the way to it. Only what is seen to be wrong
+/// may accuse: a relay that is busy, or whose disk or database fails, has not changed anything.
 fn is_verdict(error: &NodeError) -> bool {
     match error {
-        NodeError::Unreachable { .. } | NodeError::Tls(_) | NodeError::Address { .. } | NodeError::UnknownRun(_) => {
-            false
-        }
-        // A relay that finds its own files damaged answers 500; one that is busy or has no such run says so.
-        NodeError::Refused { status, .. } => *status == 500,
+        NodeError::Damaged { .. }
+        | NodeError::CorruptBlob(_)
+        | NodeError::Missing { .. }
+        | NodeError::NotStored { .. }
+        | NodeError::OtherRun(_)
+        | NodeError::TooLarge { .. }
+        | NodeError::CutShort(_)
+        | NodeError::Wire(_) => true,
         NodeError::Store(error) => matches!(error, StoreError::Corrupt { .. }),
-        _ => true,
+        _ => false,
     }
 }
 
@@ -170,6 +185,7 @@ pub async fn verify(source: &Source, run: RunId, mut on_round: impl FnMut(Progre
         }
     }
     let head = chain.head();
+    let contributors = chain.credit().iter();
     Ok(Replayed {
         run,
         rounds: head.round,
@@ -177,7 +193,10 @@ pub async fn verify(source: &Source, run: RunId, mut on_round: impl FnMut(Progre
         accepted,
         recoveries,
         checkpoints,
-        contributors: chain.credit().len(),
+        body: head.body,
+        contributors: contributors
+            .map(|(peer, credit)| Contributor { peer: *peer, accepted_rounds: credit.rounds, tokens: credit.tokens })
+            .collect(),
         bytes: model,
     })
 }

@@ -14,7 +14,7 @@ use axum::{
         ws::{Message, WebSocket},
     },
     http::StatusCode,
-    response::IntoResponse,
+    response::{IntoResponse, Response},
     routing::get,
 };
 use shoal_node::{RelayClient, Trust, parse_relay};
@@ -94,18 +94,24 @@ async fn certificates(
     let run = RunId::from_hex(&id).unwrap();
     let mut bytes = Vec::new();
     let found = app.store.certificates(run, range["from"], range["limit"] as usize);
-    for certificate in found.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)? {
+    for certificate in found.map_err(|_| damaged())? {
         let encoded = codec::encode(&certificate);
         bytes.extend_from_slice(&(encoded.len() as u32).to_le_bytes());
         bytes.extend_from_slice(&encoded);
     }
-    Ok::<_, StatusCode>(bytes)
+    Ok::<_, Response>(bytes)
+}
+
+/// As the real relay answers for a file of its own that is damaged.
+fn damaged() -> Response {
+    let body = r#"{"error": "corrupt", "hint": "the file on the relay is corrupt; the host must restore it"}"#;
+    (StatusCode::INTERNAL_SERVER_ERROR, body).into_response()
 }
 
 async fn blob(State(app): State<App>, Path(digest): Path<String>) -> impl IntoResponse {
     match app.store.get_blob(Digest::from_hex(&digest).unwrap()) {
-        Ok(found) => found.ok_or(StatusCode::NOT_FOUND),
-        Err(_) => Err(StatusCode::INTERNAL_SERVER_ERROR),
+        Ok(found) => found.ok_or_else(|| StatusCode::NOT_FOUND.into_response()),
+        Err(_) => Err(damaged()),
     }
 }
 
