@@ -27,7 +27,7 @@ function draw(): void {
         obstacle: null,
         announcement: '',
         visible: 'yes' as const,
-        hasty: false,
+        hasty: search.has('hasty'),
         start: () => {},
       }),
       root,
