@@ -93,7 +93,7 @@ pub struct Relay;
 pub struct RunningRelay {
     pub http_addr: SocketAddr,
     pub https_addr: Option<SocketAddr>,
-    /// Addresses of this machine that the HTTPS certificate names.
+    /// Addresses of this machine at which HTTPS answers with a certificate that names them.
     pub lan_addresses: Vec<IpAddr>,
     pub host_token: String,
     pub host_token_file: PathBuf,
@@ -137,8 +137,8 @@ impl Relay {
         let http_addr = servers.listen(config.listen, None, "listen").await?;
         let (mut https_addr, mut lan_addresses) = (None, Vec::new());
         if let Some(address) = config.https_listen {
-            lan_addresses = tls::lan_addresses();
-            let acceptor = tls::acceptor(&config.data_dir, &lan_addresses)?;
+            let (acceptor, named) = tls::acceptor(&config.data_dir, &tls::lan_addresses(address))?;
+            lan_addresses = named;
             https_addr = Some(servers.listen(address, Some(acceptor), "https-listen").await?);
         }
         let resident =

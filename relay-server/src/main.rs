@@ -67,9 +67,7 @@ fn say_where(relay: &RunningRelay) -> std::io::Result<()> {
     writeln!(out, "  on this machine   http://{host}:{}/", local.port())?;
     if let Some(https) = relay.https_addr {
         for address in &relay.lan_addresses {
-            if https.ip().is_unspecified() || https.ip() == *address {
-                writeln!(out, "  on the network    https://{}/", SocketAddr::new(*address, https.port()))?;
-            }
+            writeln!(out, "  on the network    https://{}/", SocketAddr::new(*address, https.port()))?;
         }
         writeln!(out, "                    (the certificate is the relay's own: a browser asks once)")?;
     }
