@@ -33,13 +33,10 @@ use crate::{
 
 /// A signed manifest: its payload with the signer and the signature around it.
 const ENVELOPE_BYTES_MAX: usize = limits::MANIFEST_BYTES_MAX + 256;
-const CERTIFICATES_MAX: usize = 64;
 /// An upload must arrive within this.
 const UPLOAD_TIMEOUT: Duration = Duration::from_mins(10);
 /// A manifest is small.
 const PUBLISH_TIMEOUT: Duration = Duration::from_mins(1);
-/// Uploads held in memory at once.
-const UPLOADS_MAX: usize = 4;
 /// Room for the outgoing buffer of one WebSocket: a few messages.
 const WRITE_BUFFER_BYTES_MAX: usize = 4 * limits::RELAY_MESSAGE_BYTES_MAX;
 
@@ -58,7 +55,7 @@ pub struct App {
 
 impl App {
     pub fn uploads() -> Semaphore {
-        Semaphore::new(UPLOADS_MAX)
+        Semaphore::new(limits::UPLOADS_MAX)
     }
 }
 
@@ -193,7 +190,7 @@ fn first_round() -> Round {
 }
 
 fn certificates_max() -> usize {
-    CERTIFICATES_MAX
+    limits::RELAY_CERTIFICATES_MAX
 }
 
 async fn certificates(
@@ -204,7 +201,7 @@ async fn certificates(
     let Query(range) =
         range.map_err(|error| ApiError::bad_request(error.body_text(), "use ?from=ROUND&limit=NUMBER"))?;
     let (id, _) = find(&app, &id)?;
-    let (from, limit) = (range.from.max(1), range.limit.min(CERTIFICATES_MAX));
+    let (from, limit) = (range.from.max(1), range.limit.min(limits::RELAY_CERTIFICATES_MAX));
     let bytes = app
         .storage
         .blocking(move |storage| {

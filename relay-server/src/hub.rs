@@ -11,19 +11,12 @@ use std::{
 use bytes::Bytes;
 use shoal_wire::{
     PeerId, RunId,
+    limits::{QUEUE_BYTES_MAX, QUEUE_MESSAGES_MAX, QUEUES_BYTES_MAX},
     relay::{FromRelay, Refusal, ToRelay},
 };
 use tokio::sync::{mpsc, watch};
 
 use crate::rooms::{Connection, Effect, Rooms};
-
-/// Messages that may wait for one client.
-const QUEUE_MESSAGES_MAX: usize = 4096;
-/// Bytes that may wait for one client. A peer asks each other for at most half a megabyte at a time, so a client
-/// that reads at all stays far below.
-const QUEUE_BYTES_MAX: usize = 12 * 1024 * 1024;
-/// Bytes that may wait for all clients together.
-const QUEUED_BYTES_MAX: usize = 512 * 1024 * 1024;
 
 /// Why the relay ends a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,7 +208,7 @@ impl Hub {
         let size = bytes.len();
         let queued = outbox.queued_bytes.fetch_add(size, Ordering::Relaxed) + size;
         let total = self.total_bytes.fetch_add(size, Ordering::Relaxed) + size;
-        let fits = queued <= QUEUE_BYTES_MAX && total <= QUEUED_BYTES_MAX;
+        let fits = queued <= QUEUE_BYTES_MAX && total <= QUEUES_BYTES_MAX;
         if !fits || outbox.queue.try_send(bytes).is_err() {
             outbox.queued_bytes.fetch_sub(size, Ordering::Relaxed);
             self.total_bytes.fetch_sub(size, Ordering::Relaxed);

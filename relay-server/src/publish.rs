@@ -3,16 +3,13 @@
 use std::collections::BTreeSet;
 
 use shoal_learn::{Layout, layout::LayoutError};
-use shoal_wire::{Digest, Manifest, Round, limits};
+use shoal_wire::{
+    Digest, Manifest,
+    limits::{self, DESCRIPTION_BYTES_MAX, DURATION_MS_MAX, NAME_BYTES_MAX, RECOVERY_WINDOW_ROUNDS_MAX, SOURCES_MAX},
+};
 use thiserror::Error;
 
 const VERSION: u16 = 1;
-const TEXT_BYTES_MAX: usize = 4096;
-const NAME_BYTES_MAX: usize = 200;
-const SOURCES_MAX: usize = 64;
-/// A day; longer rounds are mistakes.
-const DURATION_MS_MAX: u32 = 24 * 3600 * 1000;
-const RECOVERY_WINDOW_MAX: Round = 1000;
 
 #[derive(Debug, Error, PartialEq)]
 pub enum Unfit {
@@ -67,12 +64,12 @@ fn texts(manifest: &Manifest) -> Result<(), Unfit> {
         if (min..=max).contains(&found) { Ok(()) } else { Err(Unfit::Text { what, min, max, found }) }
     };
     check("name", &manifest.name, 1, NAME_BYTES_MAX)?;
-    check("description", &manifest.description, 0, TEXT_BYTES_MAX)?;
+    check("description", &manifest.description, 0, DESCRIPTION_BYTES_MAX)?;
     check("host", &manifest.host, 1, NAME_BYTES_MAX)?;
     for source in &manifest.data.sources {
         check("data.sources.name", &source.name, 1, NAME_BYTES_MAX)?;
         check("data.sources.licence", &source.licence, 1, NAME_BYTES_MAX)?;
-        check("data.sources.attribution", &source.attribution, 0, TEXT_BYTES_MAX)?;
+        check("data.sources.attribution", &source.attribution, 0, DESCRIPTION_BYTES_MAX)?;
     }
     Ok(())
 }
@@ -98,9 +95,11 @@ fn numbers(manifest: &Manifest) -> Result<(), Unfit> {
     ] {
         check(what, found.into(), 1, DURATION_MS_MAX.into())?;
     }
-    check("timing.recovery_window_rounds", timing.recovery_window_rounds.into(), 0, RECOVERY_WINDOW_MAX)?;
+    check("timing.recovery_window_rounds", timing.recovery_window_rounds.into(), 0, RECOVERY_WINDOW_ROUNDS_MAX)?;
     let context = u64::from(recipe.context);
+    // A chunk counts as often as it is named: that is how often a volunteer reads it.
     let total: u64 = manifest.chunks().map(|chunk| u64::from(chunk.bytes)).sum();
+    check("the text's bytes", total, 1, limits::TEXT_BYTES_MAX)?;
     check("data.held_out_bytes", manifest.data.held_out_bytes, context + 1, total.saturating_sub(context + 1))?;
     let inner = &recipe.inner;
     value("recipe.inner.lr", inner.lr, "above 0 and at most 1", |x| x > 0.0 && x <= 1.0)?;

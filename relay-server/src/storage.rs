@@ -9,14 +9,11 @@ use std::{
 
 use bytes::Bytes;
 use shoal_store::{FileStore, StoreError};
-use shoal_wire::{Digest, Envelope, Manifest, RunId, WireError};
+use shoal_wire::{Digest, Envelope, Manifest, RunId, WireError, limits::SENDING_BYTES_MAX};
 use thiserror::Error;
 use tokio::task;
 
 use crate::database::{Database, DatabaseError};
-
-/// Blobs held in memory while they are sent, all together.
-const SENDING_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
 #[derive(Debug, Error)]
 pub enum StorageError {

@@ -126,6 +126,25 @@ async fn a_manifest_that_is_unsigned_unfit_or_not_the_hosts_is_refused() {
 }
 
 #[tokio::test]
+async fn a_manifest_that_names_one_chunk_again_and_again_is_refused() {
+    let fixture = relay(|_| {}).await;
+    let (to, token) = (fixture.relay.http_addr, fixture.relay.host_token.as_str());
+    let run = tiny_run("an endless text");
+    for blob in &run.blobs {
+        put_blob(to, token, blob).await.unwrap();
+    }
+    let mut manifest = Manifest::open(&run.envelope).unwrap();
+    let chunks = &mut manifest.data.sources[0].chunks;
+    chunks[0].bytes = limits::BLOB_BYTES_MAX as u32;
+    let more = limits::TEXT_BYTES_MAX / limits::BLOB_BYTES_MAX;
+    chunks.extend(vec![chunks[0].clone(); more as usize]);
+    let host = shoal_wire::Identity::from_secret([1; 32]);
+    let answer = publish(to, token, &host.seal(shoal_wire::sign::Domain::Manifest, &manifest)).await.unwrap();
+    assert_eq!(answer.status, 422);
+    assert!(answer.json()["error"].as_str().unwrap().contains("the text's bytes"), "{}", answer.text());
+}
+
+#[tokio::test]
 async fn a_manifest_without_the_token_is_refused_before_its_body_is_sent() {
     let fixture = relay(|_| {}).await;
     let to = fixture.relay.http_addr;
