@@ -1,6 +1,7 @@
 //! Tools that the other commands need: found, or installed, or the person is told what to install.
 
 use std::env;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -98,11 +99,14 @@ pub struct Browsers {
 pub fn browsers() -> Result<Browsers> {
     let chromium = || browser("CHROMIUM", &["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]);
     let firefox = || browser("FIREFOX", &["firefox-esr", "firefox"]);
-    let missing: Vec<&str> = [(chromium().is_none(), "chromium"), (firefox().is_none(), firefox_package())]
+    let missing: Vec<&str> = [(chromium().is_none(), "chromium"), (firefox().is_none(), "firefox-esr")]
         .into_iter()
         .filter_map(|(missing, package)| missing.then_some(package))
         .collect();
     if !missing.is_empty() {
+        if is_ubuntu(&distribution()) {
+            bail!("browsers for the tests are missing. {UBUNTU_BROWSERS}");
+        }
         packages("browsers for the tests", &missing)?;
     }
     match (chromium(), firefox()) {
@@ -111,13 +115,33 @@ pub fn browsers() -> Result<Browsers> {
     }
 }
 
+/// Ubuntu's packages `chromium-browser` and `firefox` are snaps, which start neither as root nor with a profile in
+/// `/tmp`, so they are neither installed nor used.
+const UBUNTU_BROWSERS: &str = "Ubuntu's own chromium and firefox are snaps, which cannot run these tests. Install \
+    Chrome (https://www.google.com/chrome, the .deb) and Firefox (https://support.mozilla.org/kb/install-firefox-linux, \
+    Mozilla's .deb or archive), set CHROMIUM and FIREFOX to their programs, say /opt/google/chrome/chrome and \
+    /usr/lib/firefox/firefox, and try again; or run `cargo xtask test --quick`, without browsers";
+
 fn browser(variable: &str, names: &[&str]) -> Option<PathBuf> {
-    env::var_os(variable).map(PathBuf::from).or_else(|| names.iter().find_map(|name| find(name)))
+    let found = || names.iter().filter_map(|name| find(name)).find(|file| !is_snap(file));
+    env::var_os(variable).map(PathBuf::from).or_else(found)
 }
 
-/// Ubuntu's `firefox` is a stub for its own store; Debian's package is `firefox-esr`.
-fn firefox_package() -> &'static str {
-    if distribution().contains("ubuntu") { "firefox" } else { "firefox-esr" }
+/// Whether this program is a snap, or the script that installs one.
+fn is_snap(file: &Path) -> bool {
+    let real = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+    let in_snap = |path: &Path| path.starts_with("/snap");
+    // A browser's own starting script is short, too, but names no snap.
+    let names_snap = || {
+        let mut start = Vec::new();
+        let read = std::fs::File::open(&real).and_then(|file| file.take(4096).read_to_end(&mut start));
+        read.is_ok() && start.starts_with(b"#!") && start.windows(10).any(|part| part == b"/snap/bin/")
+    };
+    in_snap(file) || in_snap(&real) || real.ends_with("usr/bin/snap") || names_snap()
+}
+
+fn is_ubuntu(distribution: &str) -> bool {
+    distribution.lines().any(|line| line == "id=ubuntu" || line.starts_with("id_like=") && line.contains("ubuntu"))
 }
 
 /// A Vulkan driver that runs without a graphics card, for tests of the GPU engine.
@@ -153,4 +177,33 @@ fn packages(what: &str, names: &[&str]) -> Result<()> {
     step::quiet("refresh the package list", apt().arg("update")).with_context(|| by_hand.clone())?;
     step::quiet(&format!("install {list}"), apt().args(["install", "-y", "--no-install-recommends"]).args(names))
         .context(by_hand)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    #[test]
+    fn ubuntu_and_what_is_made_from_it_are_told_from_debian() {
+        assert!(is_ubuntu("name=\"ubuntu\"\nid=ubuntu\nid_like=debian"));
+        assert!(is_ubuntu("id=pop\nid_like=\"ubuntu debian\""));
+        assert!(!is_ubuntu("name=\"debian gnu/linux\"\nid=debian\nhome_url=\"https://www.debian.org/\""));
+    }
+
+    #[test]
+    fn a_script_that_only_installs_a_snap_is_no_browser() {
+        let file = env::temp_dir().join(format!("shoal-xtask-snap-{}", std::process::id()));
+        let with = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            is_snap(&file)
+        };
+        let stub = with("#!/bin/sh\nif ! [ -x /snap/bin/firefox ]; then echo 'snap install firefox'; exit 1; fi\n");
+        let browser = with("#!/bin/sh\nexec /usr/lib/firefox/firefox \"$@\"\n");
+        std::fs::remove_file(&file).unwrap();
+        assert!(stub);
+        assert!(!browser);
+        assert!(is_snap(Path::new("/snap/bin/chromium")));
+    }
 }
