@@ -71,6 +71,8 @@ impl Preset {
             local_steps,
             inner: AdamW { lr, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_clip: Some(1.0) },
             warmup_rounds,
+            decay_from: 0,
+            decay_rounds: 0,
             outer: outer(Layout::of(&model).as_ref()),
         }
     }

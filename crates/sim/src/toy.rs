@@ -41,6 +41,8 @@ pub fn toy_manifest(anchors: Vec<PeerId>) -> Manifest {
             local_steps: 10,
             inner: AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0, grad_clip: None },
             warmup_rounds: 0,
+            decay_from: 0,
+            decay_rounds: 0,
             outer: Outer { codec: Codec::Dense4, alpha_1024: 1024, feedback_1024: 1024 },
         },
         timing: Timing {

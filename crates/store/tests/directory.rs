@@ -71,6 +71,8 @@ fn manifest() -> Manifest {
             local_steps: 1,
             inner: AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_clip: Some(1.0) },
             warmup_rounds: 1,
+            decay_from: 0,
+            decay_rounds: 0,
             outer: Outer { codec: Codec::Dense4, alpha_1024: 1024, feedback_1024: 973 },
         },
         timing: Timing { train_ms_max: 1, exchange_ms_max: 1, view_ms: 1, recovery_ms: 1, recovery_window_rounds: 1 },

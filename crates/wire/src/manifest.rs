@@ -83,6 +83,10 @@ pub struct Recipe {
     pub inner: AdamW,
     /// Rounds over which the learning rate rises from zero.
     pub warmup_rounds: u32,
+    /// The last round at the peak before the learning rate falls.
+    pub decay_from: u32,
+    /// Rounds over which it falls; 0 means that it stays, for a run without a planned end.
+    pub decay_rounds: u32,
     pub outer: Outer,
 }
 
