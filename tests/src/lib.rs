@@ -4,7 +4,7 @@
 mod http;
 mod programs;
 
-pub use programs::{Program, Relay, Verdict, until};
+pub use programs::{Program, Relay, Verdict, shoal, until};
 
 use std::path::PathBuf;
 

@@ -89,6 +89,35 @@ fn unique() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
+/// Starts a relay on what `folder` holds, at an address of this machine.
+fn serve(folder: &Path, more: &[&str]) -> Result<(SocketAddr, Program)> {
+    // Free when asked; nothing else on a test machine takes it in the meantime.
+    let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+    let listen = address.to_string();
+    let folder_text = folder.to_string_lossy();
+    let mut arguments = vec!["--listen", &listen, "--no-https", "--data-dir", &folder_text];
+    arguments.extend(more);
+    let arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
+    let logs = folder.parent().context("a relay's folder stands in the test's folder")?;
+    Ok((address, Program::start("shoal-relay", &arguments, logs)?))
+}
+
+/// Runs `shoal … --json` to its end and returns the object in its last line.
+pub fn shoal(arguments: &[&str]) -> Result<Value> {
+    let output = Command::new(program("shoal")?)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("starting shoal {arguments:?}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() {
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        bail!("shoal {arguments:?} ended with {}:\n{text}\n{complaint}", output.status);
+    }
+    let last = text.lines().last().context("it printed nothing")?;
+    serde_json::from_str(last).with_context(|| format!("its last line is no JSON: {last}"))
+}
+
 /// What `shoal verify` said.
 #[derive(Debug)]
 pub struct Verdict {
@@ -111,17 +140,25 @@ impl Relay {
         Self::start(folder, &arguments)
     }
 
+    /// Starts a relay without runs in `folder` and publishes one on it, as its host would.
+    pub fn publish(folder: &Path, text: &Path, more: &[&str]) -> Result<Self> {
+        let (address, mut program) = serve(folder, &["--resident"])?;
+        until("the relay answers", Duration::from_mins(2), || {
+            program.check()?;
+            http::get(address, "/healthz").map(Some)
+        })?;
+        let (url, token) = (format!("http://{address}"), folder.join("host.token"));
+        let (token, text) = (token.to_string_lossy(), text.to_string_lossy());
+        let mut arguments = vec!["run", "create", &url, "--token-file", &token, "--data", &text, "--json"];
+        arguments.extend(more);
+        let created = shoal(&arguments)?;
+        let run = created["id"].as_str().with_context(|| format!("no id in {created}"))?.to_owned();
+        Ok(Self { address, run, program })
+    }
+
     /// Starts a relay on what `folder` holds and waits until it serves a run.
     pub fn start(folder: &Path, more: &[&str]) -> Result<Self> {
-        // Free when asked; nothing else on a test machine takes it in the meantime.
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        let listen = address.to_string();
-        let folder_text = folder.to_string_lossy();
-        let mut arguments = vec!["--listen", &listen, "--no-https", "--data-dir", &folder_text];
-        arguments.extend(more);
-        let arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
-        let logs = folder.parent().context("a relay's folder stands in the test's folder")?;
-        let mut program = Program::start("shoal-relay", &arguments, logs)?;
+        let (address, mut program) = serve(folder, more)?;
         let run = until("the relay serves a run", Duration::from_mins(2), || {
             program.check()?;
             let runs: Value = serde_json::from_slice(&http::get(address, "/api/runs")?)?;
