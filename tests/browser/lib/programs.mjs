@@ -7,7 +7,7 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 
-import { ended, until } from './wait.mjs'
+import { ended, Hopeless, until } from './wait.mjs'
 
 export const root = join(dirname(fileURLToPath(import.meta.url)), '../../..')
 const programs = process.env.SHOAL_TARGET ?? join(root, 'target/debug')
@@ -37,7 +37,7 @@ export class Workshop {
 
   folder() {
     const folder = mkdtempSync(join(tmpdir(), 'shoal-test-'))
-    this.#closing.push(() => rmSync(folder, { recursive: true, force: true }))
+    this.#closing.push(() => rmSync(folder, { recursive: true, force: true, maxRetries: 10 }))
     return folder
   }
 
@@ -70,8 +70,17 @@ export class Workshop {
   }
 
   async close() {
-    for (const close of this.#closing.reverse()) await close()
-    this.#closing = []
+    const troubles = []
+    // Each is closed, whatever becomes of the others: a relay must not outlive its test.
+    for (const close of this.#closing.splice(0).reverse()) {
+      try {
+        await close()
+      } catch (error) {
+        // A process that is gone needs no ending.
+        if (error.code !== 'ESRCH') troubles.push(error)
+      }
+    }
+    if (troubles.length > 0) throw new AggregateError(troubles, `not closed: ${troubles.join('; ')}`)
   }
 }
 
@@ -101,7 +110,7 @@ export class Relay {
     this.process = this.workshop.start('shoal-relay', this.args)
     const { child, log } = this.process
     await until('the relay answers and has a run', async () => {
-      if (child.exitCode !== null) throw new Error('the relay has ended')
+      if (child.exitCode !== null || child.pid === undefined) throw new Hopeless('the relay has ended')
       return (await this.json('/api/runs')).length > 0
     }, { orElse: log })
   }

@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path'
 import { chromium } from 'playwright-core'
 
 import { root } from './programs.mjs'
-import { until } from './wait.mjs'
+import { Hopeless, until } from './wait.mjs'
 
 const FLAGS = [
   '--no-sandbox',
@@ -88,7 +88,7 @@ export class Volunteer {
       `${this.name}: ${what}`,
       async () => {
         const status = await this.status()
-        if (status?.state === 'failed') throw new Error(`${this.name} failed: ${JSON.stringify(status.failure)}`)
+        if (status?.state === 'failed') throw new Hopeless(`${this.name} failed: ${JSON.stringify(status.failure)}`)
         return status && test(status) ? status : undefined
       },
       {

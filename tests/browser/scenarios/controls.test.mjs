@@ -4,6 +4,7 @@ import { after, before, describe, test } from 'node:test'
 
 import { Relay, tinyShakespeare, Workshop } from '../lib/programs.mjs'
 import { openChromium, Volunteer } from '../lib/volunteer.mjs'
+import { until } from '../lib/wait.mjs'
 
 describe('what a volunteer controls', { timeout: 10 * 60_000 }, () => {
   const workshop = new Workshop()
@@ -37,11 +38,36 @@ describe('what a volunteer controls', { timeout: 10 * 60_000 }, () => {
     assert.ok(now.head >= before.head, `round ${now.head} after round ${before.head}`)
   })
 
+  test('stop while the client loads leaves nothing running, and the next start works', async () => {
+    await press('stop')
+    await ana.until('stopped', (now) => now.state === 'stopped')
+    await ana.page.reload()
+    const wasm = /\.wasm$/
+    /** @type {import('playwright-core').Route[]} */
+    const held = []
+    await ana.page.route(wasm, (route) => void held.push(route))
+    await ana.start()
+    await until('the client is being loaded', () => held.length > 0)
+    await press('stop')
+    await ana.until('stopped', (now) => now.state === 'stopped')
+    await ana.page.unroute(wasm)
+    // The page gave the download up, so there may be nobody to let it go on for.
+    await Promise.all(held.map((route) => route.continue().catch(() => {})))
+    assert.equal(ana.page.workers().length, 0)
+    await ana.start()
+    await ana.until('an accepted contribution', (now) => now.accepted >= 1)
+  })
+
   test('stop ends everything and forget makes another peer', async () => {
     const { peer } = await ana.status()
     await press('stop')
     await ana.until('stopped', (now) => now.state === 'stopped')
+    await ana.frame.locator('[data-testid=start]:focus').waitFor()
     await press('forget')
+    await press('forget-cancel')
+    assert.equal((await ana.status()).notice, '', 'nothing is deleted before the second click')
+    await press('forget')
+    await press('forget-confirm')
     await ana.until('everything is deleted', (now) => /is deleted/.test(now.notice))
     await ana.page.reload()
     await ana.start()

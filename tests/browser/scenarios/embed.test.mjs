@@ -30,6 +30,21 @@ test('an embedded volunteer starts on its own click only, and contributes', { ti
   assert.equal((await volunteer.status()).state, 'stopped')
   assert.ok(!loaded.some((url) => url.endsWith('.wasm')))
 
+  const seen = (verdict) => volunteer.frame.locator(`[data-visible=${verdict}]`).waitFor()
+  await volunteer.page.evaluate(() => {
+    const cover = document.body.appendChild(document.createElement('div'))
+    cover.id = 'cover'
+    cover.style.cssText = 'position: fixed; inset: 0; background: white; pointer-events: none'
+  })
+  await seen('no')
+  const opened = volunteer.context.waitForEvent('page')
+  await volunteer.start()
+  const tab = await opened
+  assert.equal((await volunteer.status()).state, 'stopped', 'a click on a covered frame starts nothing')
+  await tab.close()
+
+  await volunteer.page.evaluate(() => document.getElementById('cover')?.remove())
+  await seen('yes')
   await volunteer.start()
   const status = await volunteer.until('certified contributions', (now) => now.accepted >= 2, 400_000)
   assert.ok(status.head >= 2)

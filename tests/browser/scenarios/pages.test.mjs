@@ -50,6 +50,17 @@ describe('the contribute page', { timeout: 5 * 60_000 }, () => {
     await page.close()
   })
 
+  test('a click while the relay is away says so, and is no bug of the client', async () => {
+    const away = await Relay.start(workshop)
+    const page = await browser.newPage()
+    await page.goto(away.page)
+    await page.getByTestId('start').waitFor()
+    await away.kill()
+    await page.getByTestId('start').click()
+    await page.getByTestId('problem').getByText('does not answer').first().waitFor()
+    await page.close()
+  })
+
   test('a page that is not secure says why it cannot train', async () => {
     const page = await browser.newPage()
     await page.goto(`http://relay.example:${relay.port}/?run=${relay.run}`)
