@@ -314,13 +314,12 @@ async fn fetch_blob(
         tracing::warn!(%error, "fetching it again");
         None
     });
-    let bytes = match stored {
-        Some(bytes) => bytes,
-        None => {
-            let bytes = config.relay.blob(digest, announced).await?.ok_or(NodeError::Missing { what, digest })?;
-            config.store.put_blob(&bytes)?;
-            bytes
-        }
+    let bytes = if let Some(bytes) = stored {
+        bytes
+    } else {
+        let bytes = config.relay.blob(digest, announced).await?.ok_or(NodeError::Missing { what, digest })?;
+        config.store.put_blob(&bytes)?;
+        bytes
     };
     let got = bytes.len() as u64;
     if got == announced { Ok(bytes) } else { Err(NodeError::OtherLength { what, digest, got, announced }) }

@@ -64,9 +64,17 @@ impl Engine for Fake {
     }
 }
 
-/// GPUs that are opened one after the other: the step at which each fails, or `None` where there is no GPU to open.
+/// What comes of opening a GPU.
+#[derive(Clone, Copy)]
+enum Fate {
+    Good,
+    FailsAt(u32),
+    DoesNotOpen,
+}
+
+/// Fates of the GPUs that are opened one after the other.
 struct Script {
-    gpus: Vec<Option<Option<u32>>>,
+    gpus: Vec<Fate>,
     opened: Vec<EngineChoice>,
 }
 
@@ -79,8 +87,11 @@ impl Engines for Script {
         if choice == Cpu {
             return Ok(fake(false, None));
         }
-        let gpu = if self.gpus.is_empty() { None } else { self.gpus.remove(0) };
-        gpu.map(|fails_at| fake(true, fails_at)).ok_or_else(|| NodeError::Compute("no GPU".to_owned()))
+        match self.gpus.remove(0) {
+            Fate::Good => Ok(fake(true, None)),
+            Fate::FailsAt(step) => Ok(fake(true, Some(step))),
+            Fate::DoesNotOpen => Err(NodeError::Compute("no GPU".to_owned())),
+        }
     }
 
     fn is_gpu(engine: &Fake) -> bool {
@@ -128,7 +139,7 @@ struct World {
 }
 
 impl World {
-    fn new(gpus: &[Option<Option<u32>>]) -> Self {
+    fn new(gpus: &[Fate]) -> Self {
         let genesis = params_to_bytes(&init::genesis(&Preset::Tiny.model(), Digest::of(b"weights")).unwrap());
         let (sender, events) = unbounded_channel();
         let training = Training {
@@ -169,8 +180,8 @@ impl World {
     }
 }
 
-const GOOD: Option<Option<u32>> = Some(None);
-const LOST: Option<Option<u32>> = Some(Some(2));
+const GOOD: Fate = Fate::Good;
+const LOST: Fate = Fate::FailsAt(2);
 
 #[test]
 fn a_round_goes_on_when_the_gpu_is_lost_and_opens_again() {
@@ -190,7 +201,7 @@ fn a_gpu_that_is_lost_three_times_in_a_row_gives_way_to_the_cpu() {
 
 #[test]
 fn losses_with_a_finished_round_in_between_are_not_in_a_row() {
-    let late = Some(Some(STEPS + 1));
+    let late = Fate::FailsAt(STEPS + 1);
     let mut world = World::new(&[late, late, late, late, GOOD]);
     for round in 1..=5 {
         world.update(round);
@@ -200,7 +211,7 @@ fn losses_with_a_finished_round_in_between_are_not_in_a_row() {
 
 #[test]
 fn a_gpu_that_does_not_open_again_gives_way_to_the_cpu() {
-    let mut world = World::new(&[LOST, None, GOOD]);
+    let mut world = World::new(&[LOST, Fate::DoesNotOpen, GOOD]);
     world.update(1);
     assert_eq!(world.room.engines.opened, [Auto, Gpu, Cpu]);
     assert_eq!(world.takeovers(), ["cpu"]);
@@ -209,7 +220,7 @@ fn a_gpu_that_does_not_open_again_gives_way_to_the_cpu() {
 #[test]
 fn what_is_owed_to_the_run_outlives_a_lost_gpu() {
     let mut steady = World::new(&[GOOD]);
-    let mut lost = World::new(&[Some(Some(STEPS + 1)), GOOD]);
+    let mut lost = World::new(&[Fate::FailsAt(STEPS + 1), GOOD]);
     for round in 1..=3 {
         assert_eq!(steady.update(round), lost.update(round), "round {round}");
         assert!(steady.room.residual().unwrap().iter().any(|byte| *byte != 0));
@@ -240,9 +251,11 @@ fn the_residual_is_told_after_every_round_that_ends_or_is_stopped() {
     let (events, mut news) = unbounded_channel();
     let (sender, jobs) = mpsc::channel();
     let (ready, _ready) = mpsc::channel();
-    for (job, keep) in [(1, None), (2, Some(false))] {
+    for (job, stopped) in [(1, false), (2, true)] {
         let steering = Steering::default();
-        keep.into_iter().for_each(|keep| steering.stop(keep));
+        if stopped {
+            steering.stop(false);
+        }
         let model = world.genesis.clone();
         let work = Job::Train { round: job, model, randomness: Digest::of(b"r"), steps: STEPS, settled: None };
         sender.send((job, work, steering)).unwrap();
