@@ -137,7 +137,7 @@ async fn a_manifest_that_names_one_chunk_again_and_again_is_refused() {
     let chunks = &mut manifest.data.sources[0].chunks;
     chunks[0].bytes = limits::BLOB_BYTES_MAX as u32;
     let more = limits::TEXT_BYTES_MAX / limits::BLOB_BYTES_MAX;
-    chunks.extend(vec![chunks[0].clone(); more as usize]);
+    chunks.extend(vec![chunks[0]; more as usize]);
     let host = shoal_wire::Identity::from_secret([1; 32]);
     let answer = publish(to, token, &host.seal(shoal_wire::sign::Domain::Manifest, &manifest)).await.unwrap();
     assert_eq!(answer.status, 422);
