@@ -25,3 +25,24 @@ test('what WebGPU trained is accepted and lowers the held-out loss', { timeout: 
   const [first, last] = [heldOut[rounds[0]], heldOut[rounds.at(-1)]]
   assert.ok(last < first, `${last} after round ${rounds.at(-1)}, ${first} after round ${rounds[0]}`)
 })
+
+test('a lost GPU is opened anew, and at last the CPU takes over', { timeout: 10 * 60_000 }, async () => {
+  const relay = await Relay.start(workshop, { data: tinyShakespeare(), args: ['--local-steps', '4'] })
+  const browser = await openChromium(workshop)
+  const volunteer = await Volunteer.open(browser, `${relay.page}&engine=gpu`, 'ana')
+  await volunteer.start()
+  const devtools = await browser.newBrowserCDPSession()
+  const losses = () => volunteer.console.filter((line) => line.includes('the GPU failed')).length
+  const engines = []
+  while (engines.at(-1) !== 'cpu') {
+    const before = await volunteer.until('training', (now) => now.phase === 'training' && now.step > 0)
+    const known = losses()
+    await devtools.send('Browser.crashGpuProcess')
+    await volunteer.until('the loss is noticed', () => losses() > known)
+    const now = await volunteer.until('contributions after it', (now) => now.accepted >= before.accepted + 2, 300_000)
+    engines.push(now.engine)
+  }
+  // A browser that sees its GPU process crash again and again may refuse WebGPU before the third time.
+  assert.equal(engines[0], 'gpu')
+  assert.ok(engines.length <= 3, engines.join(', '))
+})
