@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use shoal_learn::EngineError;
 
+use crate::signal::Signal;
+
 /// What the device reported since it was last asked.
 #[derive(Debug, Default)]
 struct Faults {
@@ -41,6 +43,10 @@ pub(crate) struct Gpu {
     pub queue: wgpu::Queue,
     pub name: String,
     pub faults: FaultLog,
+    /// Four neighbouring threads can pass values around.
+    pub quads: bool,
+    /// Work can be timed on the device.
+    pub timestamps: bool,
 }
 
 impl Gpu {
@@ -56,9 +62,11 @@ impl Gpu {
         };
         let adapter =
             instance.request_adapter(&options).await.map_err(|error| EngineError::NoDevice(error.to_string()))?;
+        let wanted = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("shoal"),
+                required_features: adapter.features() & wanted,
                 required_limits: adapter.limits(),
                 ..Default::default()
             })
@@ -77,7 +85,30 @@ impl Gpu {
             log.with(|faults| faults.lost = Some(format!("{reason:?}: {message}")));
         });
         let name = name(&adapter, &device);
-        Ok(Self { device, queue, name, faults })
+        let quads = has_subgroups(&device) && adapter.get_info().subgroup_min_size >= 4;
+        let timestamps = device.features().contains(wgpu::Features::TIMESTAMP_QUERY);
+        Ok(Self { device, queue, name, faults, quads, timestamps })
+    }
+
+    /// Waits until all that was submitted is done.
+    pub async fn finished(&self) -> Result<(), EngineError> {
+        let signal = Signal::default();
+        let done = signal.clone();
+        self.queue.on_submitted_work_done(move || done.send(()));
+        self.pump()?;
+        signal.await;
+        self.faults.check()
+    }
+
+    /// Natively nobody else runs callbacks; in browsers the event loop does.
+    pub fn pump(&self) -> Result<(), EngineError> {
+        if cfg!(not(target_arch = "wasm32"))
+            && let Err(error) = self.device.poll(wgpu::PollType::wait_indefinitely())
+        {
+            self.faults.check()?;
+            return Err(EngineError::Failed(error.to_string()));
+        }
+        Ok(())
     }
 
     pub fn storage(&self, label: &str, values: usize) -> wgpu::Buffer {
@@ -88,7 +119,8 @@ impl Gpu {
     pub fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> wgpu::Buffer {
         self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(label),
-            size: bytes.max(16),
+            // Kernels may see it as vectors of four values.
+            size: bytes.next_multiple_of(16).max(16),
             usage: usage | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
             mapped_at_creation: false,
         })
@@ -111,6 +143,22 @@ fn browser_name(device: &wgpu::Device) -> String {
     };
     let words = ["vendor", "architecture"].iter().filter_map(|key| field(&info, key)?.as_string());
     words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// wgpu does not know the feature on the web; the page's glue asks for it, and only the device can tell.
+#[cfg(target_arch = "wasm32")]
+fn has_subgroups(device: &wgpu::Device) -> bool {
+    let has = || {
+        let features = js_sys::Reflect::get(device.as_webgpu()?.as_ref(), &"features".into()).ok()?;
+        let has: js_sys::Function = js_sys::Reflect::get(&features, &"has".into()).ok()?.try_into().ok()?;
+        has.call1(&features, &"subgroups".into()).ok()?.as_bool()
+    };
+    has().unwrap_or(false)
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn has_subgroups(device: &wgpu::Device) -> bool {
+    device.features().contains(wgpu::Features::SUBGROUP)
 }
 
 #[cfg(not(target_arch = "wasm32"))]

@@ -7,9 +7,11 @@ use shoal_wire::manifest::ModelSpec;
 
 use crate::{
     device::Gpu,
+    forms::Forms,
     kernels::Kernel,
     pipelines::{ARGUMENTS_STRIDE, StepUniform, bind, bind_layout, pipeline},
-    plan::{ARGUMENTS, Plan, Shape},
+    plan::{ARGUMENTS, Dispatch, Plan, Shape},
+    tune,
 };
 
 /// Losses kept on the device until they are read; the last slot is for evaluation.
@@ -31,6 +33,7 @@ pub struct GpuEngine {
     gpu: Gpu,
     plan: Plan,
     shape: Shape,
+    forms: Forms,
     layout: Layout,
     pipelines: BTreeMap<Kernel, wgpu::ComputePipeline>,
     bind_group: wgpu::BindGroup,
@@ -46,16 +49,32 @@ pub struct GpuEngine {
 }
 
 impl GpuEngine {
-    /// Opens a device and plans steps of `batch` sequences of `context` tokens.
+    /// Opens a device and plans steps of `batch` sequences of `context` tokens. The forms of the kernels that are
+    /// fastest on this device are measured, which takes up to 2 s.
     pub async fn new(model: &ModelSpec, batch: usize, context: usize) -> Result<Self, EngineError> {
+        Self::with_forms(model, batch, context, None).await
+    }
+
+    /// Like [`Self::new`], without measuring when `remembered` is what [`Self::forms`] said on this device before.
+    pub async fn with_forms(
+        model: &ModelSpec,
+        batch: usize,
+        context: usize,
+        remembered: Option<&str>,
+    ) -> Result<Self, EngineError> {
         let layout = Layout::of(model).map_err(|error| EngineError::Unsupported(error.to_string()))?;
         if batch == 0 || context == 0 || context > model.max_position_embeddings as usize {
             let most = model.max_position_embeddings;
             return Err(EngineError::Unsupported(format!("a batch needs at least 1 sequence of 1 to {most} tokens")));
         }
+        let shape = Shape::of(model, batch, context)?;
         let gpu = Gpu::open().await?;
-        let plan = Plan::new(model, &layout, batch, context)?;
-        let shape = Shape::of(model, batch, context);
+        let forms = match remembered.map(|text| Forms::from_text(text, shape, gpu.quads)) {
+            Some(Ok(forms)) => forms,
+            // What was remembered of another device or an older version is measured again.
+            _ => tune::fastest(&gpu, shape).await?,
+        };
+        let plan = Plan::new(&layout, shape, forms)?;
         fits(&gpu, "activations", plan.arena_values)?;
         fits(&gpu, "parameters", layout.len())?;
         let still: Vec<u32> = layout
@@ -79,8 +98,12 @@ impl GpuEngine {
         let step = gpu.buffer("step", size_of::<StepUniform>() as u64, uniform);
         let bind_layout = bind_layout(&gpu.device);
         let bind_group = bind(&gpu.device, &bind_layout, &arguments, &step, &storage);
-        let make = |kernel: &Kernel| (*kernel, pipeline(&gpu.device, &bind_layout, *kernel, shape.head as usize));
-        let pipelines = Kernel::ALL.iter().map(make).collect();
+        let mut pipelines = BTreeMap::new();
+        for Dispatch { kernel, .. } in &plan.dispatches {
+            if !pipelines.contains_key(kernel) {
+                pipelines.insert(*kernel, pipeline(&gpu.device, &bind_layout, *kernel, shape.head as usize)?);
+            }
+        }
         let buffer_bytes = storage.iter().map(wgpu::Buffer::size).sum::<u64>() + arguments.size() + step.size();
         let [params, _, first, second, arena, tokens, losses] = storage;
         gpu.queue.write_buffer(&arguments, 0, &argument_bytes(&plan));
@@ -90,6 +113,7 @@ impl GpuEngine {
         Ok(Self {
             plan,
             shape,
+            forms,
             layout,
             pipelines,
             bind_group,
@@ -111,14 +135,26 @@ impl GpuEngine {
         &self.gpu.name
     }
 
+    /// The forms of the kernels in use, to be remembered for this device and this shape of model.
+    pub fn forms(&self) -> String {
+        self.forms.to_text()
+    }
+
     pub fn counters(&self) -> Counters {
         Counters { dispatches: self.plan.update as u64, submits: 1, buffer_bytes: self.buffer_bytes }
     }
 
     fn write_batch(&self, batch: &Batch) -> Result<(), EngineError> {
         let expected = self.shape.rows as usize;
-        if batch.inputs.len() != expected || batch.targets.len() != expected {
-            return Err(EngineError::Shape { what: "batch", got: batch.inputs.len(), expected });
+        for (what, got, expected) in [
+            ("the batch's sequences", batch.batch, self.shape.batch as usize),
+            ("the batch's context", batch.context, self.shape.context as usize),
+            ("the batch's inputs", batch.inputs.len(), expected),
+            ("the batch's targets", batch.targets.len(), expected),
+        ] {
+            if got != expected {
+                return Err(EngineError::Shape { what, got, expected });
+            }
         }
         if batch.inputs.iter().chain(&batch.targets).any(|token| *token >= self.shape.vocab) {
             return Err(EngineError::Unsupported(format!(
@@ -180,6 +216,9 @@ impl Engine for GpuEngine {
         if self.pending >= EVALUATION_SLOT {
             return Err(EngineError::Failed(format!("more than {EVALUATION_SLOT} steps without reading their losses")));
         }
+        if settings.step == 0 {
+            return Err(EngineError::Failed("optimiser steps count from 1".to_owned()));
+        }
         self.gpu.faults.check()?;
         self.write_batch(batch)?;
         let adamw = &settings.adamw;
@@ -207,11 +246,7 @@ impl Engine for GpuEngine {
         }
         let losses = self.gpu.read(&self.losses, 0, self.pending).await?;
         self.pending = 0;
-        if losses.iter().all(|loss| loss.is_finite()) {
-            Ok(losses)
-        } else {
-            Err(EngineError::Failed("the loss is not a finite number".to_owned()))
-        }
+        Ok(losses)
     }
 
     async fn parameters(&mut self) -> Result<Vec<f32>, EngineError> {
@@ -239,8 +274,8 @@ impl Engine for GpuEngine {
         let batch = Batch { batch: self.shape.batch as usize, context, targets: vec![0; rows], inputs };
         self.write_batch(&batch)?;
         self.replay(0..self.plan.forward);
-        let vocab = self.shape.vocab as usize;
-        self.gpu.read(&self.arena, self.plan.logits + (tokens.len() - 1) * vocab, vocab).await
+        let at = self.plan.logits + (tokens.len() - 1) * self.shape.logits_stride() as usize;
+        self.gpu.read(&self.arena, at, self.shape.vocab as usize).await
     }
 }
 
@@ -264,9 +299,10 @@ fn argument_bytes(plan: &Plan) -> Vec<u8> {
 /// Cosines, then sines, each [context, half the head size]: angle = position · θ^(−2i / head size).
 fn rope_table(model: &ModelSpec, shape: Shape) -> Vec<f32> {
     let half = shape.head / 2;
-    let angle = |position: u32, index: u32| {
-        f64::from(position) * f64::from(model.rope_theta).powf(-2.0 * f64::from(index) / f64::from(shape.head))
-    };
+    // Frequencies and angles are rounded to f32, as in the model's published implementations.
+    let frequency =
+        |index: u32| f64::from(model.rope_theta).powf(-2.0 * f64::from(index) / f64::from(shape.head)) as f32;
+    let angle = |position: u32, index: u32| f64::from(position as f32 * frequency(index));
     let angles: Vec<f64> =
         (0..shape.context).flat_map(|position| (0..half).map(move |index| angle(position, index))).collect();
     let cosines = angles.iter().map(|angle| angle.cos() as f32);

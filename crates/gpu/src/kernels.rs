@@ -1,16 +1,24 @@
-//! The kernels by name, and how their pipelines are made.
+//! The kernels by name, what each asks of a model and a device, and how their text is made.
+
+use shoal_learn::EngineError;
+
+use crate::template::expand;
 
 macro_rules! kernels {
     ($($name:ident = $file:literal),* $(,)?) => {
-        /// One shader file each.
+        /// A kernel in one of its forms; forms may share a file.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub(crate) enum Kernel { $($name),* }
 
         impl Kernel {
             pub const ALL: &[Self] = &[$(Self::$name),*];
 
-            pub const fn name(self) -> &'static str {
+            pub const fn file(self) -> &'static str {
                 match self { $(Self::$name => $file),* }
+            }
+
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name)),* }
             }
 
             pub const fn text(self) -> &'static str {
@@ -22,15 +30,30 @@ macro_rules! kernels {
 
 kernels! {
     GemmNt = "gemm_nt",
+    GemmNtVec4 = "gemm_nt_vec4",
+    GemmNtQuad = "gemm_nt_vec4",
+    GemmNtTiled = "gemm_nt_tiled",
     GemmNn = "gemm_nn",
+    GemmNnVec4 = "gemm_nn_vec4",
+    GemmNnQuad = "gemm_nn_vec4",
+    GemmNnTiled = "gemm_nn_tiled",
     GemmTn = "gemm_tn",
+    GemmTnVec4 = "gemm_tn_vec4",
+    GemmTnQuad = "gemm_tn_vec4",
+    GemmTnTiled = "gemm_tn_tiled",
     RmsNorm = "rmsnorm",
     RmsNormDx = "rmsnorm_dx",
     RmsNormDw = "rmsnorm_dw",
     Rope = "rope",
     Attention = "attention",
+    AttentionVec4 = "attention_vec4",
+    AttentionQuad = "attention_vec4",
     AttentionDq = "attention_dq",
+    AttentionDqVec4 = "attention_dq_vec4",
+    AttentionDqQuad = "attention_dq_vec4",
     AttentionDkv = "attention_dkv",
+    AttentionDkvVec4 = "attention_dkv_vec4",
+    AttentionDkvQuad = "attention_dkv_vec4",
     SwiGlu = "swiglu",
     SwiGluBackward = "swiglu_backward",
     Embed = "embed",
@@ -42,12 +65,67 @@ kernels! {
 }
 
 impl Kernel {
-    /// The kernel's WGSL. Arrays in registers need a constant size, so the head size is written into the text.
-    pub fn source(self, head: usize) -> String {
-        let text = self.text().replace("const HEAD: u32 = 16u;", &format!("const HEAD: u32 = {head}u;"));
-        format!("{}\n{text}", include_str!("shaders/common.wgsl"))
+    /// Whether neighbouring threads pass values around, which a device must offer.
+    pub fn needs_quads(self) -> bool {
+        self.name().ends_with("Quad")
+    }
+
+    /// Whether it sees its buffers as vectors of four values.
+    pub fn is_vector(self) -> bool {
+        ["Vec4", "Quad", "Tiled"].iter().any(|form| self.name().ends_with(form))
+    }
+
+    /// Values across and down that a workgroup of a matrix product makes.
+    pub fn tile(self) -> [u32; 2] {
+        let [wide, high] = self.workgroup();
+        match self {
+            Self::GemmNt | Self::GemmNn | Self::GemmTn => [32, 32],
+            Self::GemmNtQuad => [8 * wide, 16 * high],
+            _ => [8 * wide, 8 * high],
+        }
+    }
+
+    /// Threads across and down in a workgroup of a matrix product.
+    fn workgroup(self) -> [u32; 2] {
+        // Fewer threads share the registers of a core where a thread takes many.
+        if self.needs_quads() { [4, 4] } else { [8, 8] }
+    }
+
+    fn names(self, head: usize) -> Vec<(&'static str, u32)> {
+        let head = head as u32;
+        let [wide, high] = self.workgroup();
+        let groups = if self == Self::GemmNtQuad { 4 } else { 2 };
+        vec![
+            ("VEC4", u32::from(self.is_vector())),
+            ("QUAD", u32::from(self.needs_quads())),
+            ("HEAD", head),
+            ("HEAD4", head / 4),
+            ("HEAD8", head / 8),
+            ("GROUPS", groups),
+            ("ROWS", groups * 4),
+            ("WIDE", wide),
+            ("HIGH", high),
+        ]
+    }
+
+    /// The kernel's WGSL for heads of `head` values.
+    pub fn source(self, head: usize) -> Result<String, EngineError> {
+        let names = self.names(head);
+        let constants: String =
+            names.iter().map(|(name, number)| format!("const {name}: u32 = {number}u;\n")).collect();
+        let enable = if self.needs_quads() { QUADS } else { "" };
+        let body = expand(&format!("{}\n{}", include_str!("shaders/common.wgsl"), self.text()), &names)?;
+        Ok(format!("{enable}{constants}{body}"))
     }
 }
+
+/// Four neighbours always take the same path in our kernels, which the compiler cannot see: their loops end at the
+/// same multiple of four.
+#[cfg(target_arch = "wasm32")]
+const QUADS: &str = "enable subgroups;\ndiagnostic(off, subgroup_uniformity);\n";
+/// Natively wgpu's front end needs no directive.
+#[cfg(not(target_arch = "wasm32"))]
+const QUADS: &str = "";
 
 #[cfg(all(test, not(target_arch = "wasm32")))]
 mod tests {
@@ -56,11 +134,18 @@ mod tests {
     #[test]
     fn every_shader_parses_and_validates_and_states_its_contract() {
         for kernel in Kernel::ALL {
-            let source = kernel.source(48);
+            let source = kernel.source(48).expect("directives that hold");
             let module = naga::front::wgsl::parse_str(&source)
                 .unwrap_or_else(|error| panic!("{}: {}", kernel.name(), error.emit_to_string(&source)));
-            let mut validator =
-                naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::empty());
+            let capabilities = if kernel.needs_quads() {
+                naga::valid::Capabilities::SUBGROUP
+            } else {
+                naga::valid::Capabilities::empty()
+            };
+            let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities);
+            validator
+                .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+                .subgroup_operations(naga::valid::SubgroupOperationSet::all());
             validator.validate(&module).unwrap_or_else(|error| panic!("{}: {error:?}", kernel.name()));
             for part in ["// Arguments:", "// Grid:", "// CPU twin:", "Tolerance", "Exact"] {
                 let either = part == "Tolerance" && kernel.text().contains("Exact")

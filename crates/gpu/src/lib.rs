@@ -6,12 +6,16 @@
 mod arena;
 mod device;
 mod engine;
+mod forms;
 #[cfg(all(test, not(target_arch = "wasm32")))]
 mod kernel_tests;
 mod kernels;
 mod pipelines;
 mod plan;
 mod read;
+mod signal;
+mod template;
+mod tune;
 #[cfg(all(test, not(target_arch = "wasm32")))]
 mod twin;
 

@@ -1,5 +1,7 @@
 //! What `common.wgsl` declares, on the host's side: the uniforms, the bind group and the pipelines.
 
+use shoal_learn::EngineError;
+
 use crate::{kernels::Kernel, plan::ARGUMENTS};
 
 /// Dynamic offsets must be multiples of this on every WebGPU device.
@@ -64,7 +66,8 @@ pub(crate) fn pipeline(
     layout: &wgpu::BindGroupLayout,
     kernel: Kernel,
     head: usize,
-) -> wgpu::ComputePipeline {
+) -> Result<wgpu::ComputePipeline, EngineError> {
+    let source = kernel.source(head)?;
     let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
         label: Some("shoal"),
         bind_group_layouts: &[Some(layout)],
@@ -72,14 +75,14 @@ pub(crate) fn pipeline(
     });
     let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
         label: Some(kernel.name()),
-        source: wgpu::ShaderSource::Wgsl(kernel.source(head).into()),
+        source: wgpu::ShaderSource::Wgsl(source.into()),
     });
-    device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+    Ok(device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
         label: Some(kernel.name()),
         layout: Some(&layout),
         module: &module,
         entry_point: Some("main"),
         compilation_options: wgpu::PipelineCompilationOptions::default(),
         cache: None,
-    })
+    }))
 }

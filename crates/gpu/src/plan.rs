@@ -5,6 +5,7 @@ use shoal_wire::manifest::ModelSpec;
 
 use crate::{
     arena::{Arena, Place},
+    forms::{Forms, Op},
     kernels::Kernel,
 };
 
@@ -31,7 +32,7 @@ pub(crate) struct Plan {
     pub loss: usize,
     pub update: usize,
     pub arena_values: usize,
-    /// Where the logits [rows, vocabulary] are after the forward part.
+    /// Where the logits are after the forward part: rows of the vocabulary, [`Shape::logits_stride`] apart.
     pub logits: usize,
     pub rope_table: usize,
 }
@@ -53,9 +54,10 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
-    pub fn of(model: &ModelSpec, batch: usize, context: usize) -> Self {
+    /// An error when a place in the plan would not fit 32 bits.
+    pub fn of(model: &ModelSpec, batch: usize, context: usize) -> Result<Self, EngineError> {
         let head = model.hidden_size / model.num_attention_heads;
-        Self {
+        let shape = Self {
             batch: batch as u32,
             context: context as u32,
             rows: (batch * context) as u32,
@@ -67,11 +69,32 @@ impl Shape {
             head,
             layers: model.num_hidden_layers,
             eps: model.rms_norm_eps.to_bits(),
+        };
+        let wide = |x: u32| u128::from(x);
+        let per_row = 8 * wide(shape.hidden) + 3 * wide(shape.inner) + 4 * wide(shape.heads);
+        let rows = batch as u128 * context as u128;
+        let values = rows * (per_row * wide(shape.layers) + wide(shape.vocab) + 8);
+        if values > u128::from(u32::MAX / 2) {
+            let text = format!(
+                "{batch} sequences of {context} tokens need {values} values at once; use fewer or shorter ones"
+            );
+            return Err(EngineError::OutOfMemory(text));
         }
+        Ok(shape)
     }
 
-    fn key_width(self) -> u32 {
+    pub fn key_width(self) -> u32 {
         self.keys * self.head
+    }
+
+    /// Whether all rows of all tensors can be read as vectors of four values.
+    pub fn is_vector(self) -> bool {
+        [self.hidden, self.inner, self.key_width(), self.rows].iter().all(|size| size.is_multiple_of(4))
+    }
+
+    /// Distance of the logits' rows.
+    pub fn logits_stride(self) -> u32 {
+        if self.is_vector() { self.vocab.next_multiple_of(4) } else { self.vocab }
     }
 }
 
@@ -95,6 +118,7 @@ struct Saved {
 
 struct Builder<'a> {
     shape: Shape,
+    forms: Forms,
     layout: &'a Layout,
     arena: Arena,
     dispatches: Vec<Dispatch>,
@@ -102,18 +126,18 @@ struct Builder<'a> {
 }
 
 impl Plan {
-    pub fn new(model: &ModelSpec, layout: &Layout, batch: usize, context: usize) -> Result<Self, EngineError> {
-        let shape = Shape::of(model, batch, context);
+    pub fn new(layout: &Layout, shape: Shape, forms: Forms) -> Result<Self, EngineError> {
         let mut arena = Arena::default();
         let rope_table = arena.take((shape.context * shape.head) as usize);
-        let mut builder = Builder { shape, layout, arena, dispatches: Vec::new(), rope_table };
-        builder.build(model.tie_word_embeddings)
+        let mut builder = Builder { shape, forms, layout, arena, dispatches: Vec::new(), rope_table };
+        builder.build()
     }
 }
 
 impl Builder<'_> {
-    fn build(&mut self, tied: bool) -> Result<Plan, EngineError> {
+    fn build(&mut self) -> Result<Plan, EngineError> {
         let shape = self.shape;
+        let tied = self.layout.find("lm_head.weight").is_none();
         let embedding = self.weight("model.embed_tokens.weight")?;
         let head = if tied { embedding } else { self.weight("lm_head.weight")? };
         let last_norm = self.weight("model.norm.weight")?;
@@ -128,12 +152,12 @@ impl Builder<'_> {
         }
         let (normed, rstd) = (self.hidden(), self.arena.take(shape.rows as usize));
         self.norm(x, last_norm, normed, rstd);
-        let logits = self.arena.take((shape.rows * shape.vocab) as usize);
+        let logits = self.arena.take((shape.rows * shape.logits_stride()) as usize);
         self.forward_gemm(shape.hidden, normed, None, &[(shape.vocab, head, logits)]);
         let forward = self.dispatches.len();
 
         let row_losses = self.arena.take(shape.rows as usize);
-        let ce = [shape.rows, shape.vocab, logits.offset(), row_losses.offset()];
+        let ce = [shape.rows, shape.vocab, logits.offset(), row_losses.offset(), shape.logits_stride()];
         self.rows(Kernel::CrossEntropy, &ce);
         let loss = self.dispatches.len();
 
@@ -198,7 +222,7 @@ impl Builder<'_> {
             context.offset(),
             lse.offset(),
         ];
-        self.flat(Kernel::Attention, shape.rows * shape.heads, &attention);
+        self.flat(self.forms.of(Op::Attention), shape.rows * shape.heads, &attention);
         let middle = self.hidden();
         let out = self.part(layer, "self_attn.o_proj")?;
         self.forward_gemm(shape.hidden, context, Some(x), &[(shape.hidden, out, middle)]);
@@ -274,9 +298,9 @@ impl Builder<'_> {
         let common =
             [shape.batch, shape.context, shape.heads, shape.keys, saved.q.offset(), saved.k.offset(), saved.v.offset()];
         let rest = [saved.context, saved.lse, d_context, delta, dq, self.rope_table].map(Place::offset);
-        self.flat(Kernel::AttentionDq, shape.rows * shape.heads, &[&common[..], &rest].concat());
+        self.flat(self.forms.of(Op::AttentionDq), shape.rows * shape.heads, &[&common[..], &rest].concat());
         let rest = [dk, saved.lse, d_context, delta, dv, self.rope_table].map(Place::offset);
-        self.flat(Kernel::AttentionDkv, shape.rows * shape.keys, &[&common[..], &rest].concat());
+        self.flat(self.forms.of(Op::AttentionDkv), shape.rows * shape.keys, &[&common[..], &rest].concat());
         let parts = [
             (shape.hidden, self.part(layer, "self_attn.q_proj")?, dq),
             (shape.key_width(), self.part(layer, "self_attn.k_proj")?, dk),
@@ -309,23 +333,28 @@ impl Builder<'_> {
         let rows = self.shape.rows;
         let widest = parts.iter().map(|(outputs, ..)| *outputs).max().unwrap_or(0);
         let head = [rows, depth, x.offset(), residual.map_or(NONE, Place::offset)];
-        let grid = [widest.div_ceil(32), rows.div_ceil(32), parts.len() as u32];
-        self.push(Kernel::GemmNt, &with_parts(head, parts), grid);
+        self.product(Op::Nt, &with_parts(head, parts), [widest, rows, parts.len() as u32]);
     }
 
     /// dX = Σ dY W over weights that shared X.
     fn input_gradient(&mut self, width: u32, dx: Place, adds: bool, parts: &[(u32, u32, Place)]) {
         let rows = self.shape.rows;
         let head = [rows, width, dx.offset(), parts.len() as u32 + if adds { 16 } else { 0 }];
-        self.push(Kernel::GemmNn, &with_parts(head, parts), [width.div_ceil(32), rows.div_ceil(32), 1]);
+        self.product(Op::Nn, &with_parts(head, parts), [width, rows, 1]);
     }
 
     /// dW = dYᵀ X for weights that shared X.
     fn weight_gradients(&mut self, width: u32, x: Place, parts: &[(u32, u32, Place)]) {
         let tallest = parts.iter().map(|(outputs, ..)| *outputs).max().unwrap_or(0);
         let head = [self.shape.rows, width, x.offset(), 0];
-        let grid = [width.div_ceil(32), tallest.div_ceil(32), parts.len() as u32];
-        self.push(Kernel::GemmTn, &with_parts(head, parts), grid);
+        self.product(Op::Tn, &with_parts(head, parts), [width, tallest, parts.len() as u32]);
+    }
+
+    /// A matrix product over this many values across and down, and parts.
+    fn product(&mut self, op: Op, arguments: &[u32], [wide, high, parts]: [u32; 3]) {
+        let kernel = self.forms.of(op);
+        let [across, down] = kernel.tile();
+        self.push(kernel, arguments, [wide.div_ceil(across), high.div_ceil(down), parts]);
     }
 
     /// A thread for each of `count`.
@@ -378,6 +407,6 @@ fn with_parts(head: [u32; 4], parts: &[(u32, u32, Place)]) -> Vec<u32> {
 }
 
 /// Folds a number of workgroups into two dimensions.
-fn fold(groups: u32) -> [u32; 3] {
+pub(crate) fn fold(groups: u32) -> [u32; 3] {
     if groups <= GROUPS_MAX { [groups, 1, 1] } else { [GROUPS_MAX, groups.div_ceil(GROUPS_MAX), 1] }
 }

@@ -4,8 +4,6 @@
 // Grid: a thread for each (batch, key head, key).
 // CPU twin: twin::attention_backward. Tolerance 1e-4.
 
-const HEAD: u32 = 16u;
-
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let context = arg(1u);

@@ -1,6 +1,13 @@
 // What every kernel sees. One bind group serves all dispatches; a dynamic offset picks a dispatch's arguments.
 // Activations, gradients of activations and tables live in one arena; arguments are offsets in it, in f32.
+// Kernels that move four values at a time see the same buffers as vectors, at a quarter of the index.
 // Tolerances in kernels' headers are relative to the larger of 1 and the value, unless they say otherwise.
+
+//@ if VEC4
+alias Word = vec4<f32>;
+//@ else
+alias Word = f32;
+//@ end
 
 struct Arguments { v: array<vec4<u32>, 4> }
 
@@ -12,11 +19,11 @@ struct Step {
 
 @group(0) @binding(0) var<uniform> arguments: Arguments;
 @group(0) @binding(1) var<uniform> step: Step;
-@group(0) @binding(2) var<storage, read_write> params: array<f32>;
-@group(0) @binding(3) var<storage, read_write> grads: array<f32>;
-@group(0) @binding(4) var<storage, read_write> moment1: array<f32>;
-@group(0) @binding(5) var<storage, read_write> moment2: array<f32>;
-@group(0) @binding(6) var<storage, read_write> arena: array<f32>;
+@group(0) @binding(2) var<storage, read_write> params: array<Word>;
+@group(0) @binding(3) var<storage, read_write> grads: array<Word>;
+@group(0) @binding(4) var<storage, read_write> moment1: array<Word>;
+@group(0) @binding(5) var<storage, read_write> moment2: array<Word>;
+@group(0) @binding(6) var<storage, read_write> arena: array<Word>;
 @group(0) @binding(7) var<storage, read> tokens: array<u32>;
 @group(0) @binding(8) var<storage, read_write> losses: array<f32>;
 

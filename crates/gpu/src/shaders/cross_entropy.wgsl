@@ -1,5 +1,5 @@
 // loss[r] = log sum exp(L[r, :]) - L[r, target r]; L becomes its own gradient (softmax - onehot) / rows, in place.
-// Arguments: 0 rows, 1 vocabulary, 2 L, 3 loss.
+// Arguments: 0 rows, 1 vocabulary, 2 L, 3 loss, 4 distance of L's rows; what lies after the vocabulary becomes 0.
 // Grid: a workgroup of 64 for each row. Targets follow the inputs in the token buffer.
 // CPU twin: twin::cross_entropy. Tolerance 1e-5.
 
@@ -11,7 +11,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let rows = arg(0u);
     let cols = arg(1u);
     let live = row < rows;
-    let l = arg(2u) + row * cols;
+    let l = arg(2u) + row * arg(4u);
     var largest = -3.0e38;
     if (live) {
         for (var c = lane; c < cols; c += 64u) { largest = max(largest, arena[l + c]); }
@@ -42,4 +42,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         let p = exp(arena[l + c] - largest) / sum;
         arena[l + c] = (p - select(0.0, 1.0, c == right)) / f32(rows);
     }
+    if (cols + lane < arg(4u)) { arena[l + cols + lane] = 0.0; }
 }

@@ -1,0 +1,78 @@
+// Y_z[m, n] = sum_k X[m, k] W_z[n, k] (+ R[m, n]), for up to three weights that share X: tiles in registers.
+// Arguments: 0 M, 1 K (a multiple of 4), 2 X, 3 R or NONE; for each z: 4+3z N, W (in params), Y. All places are multiples
+// of 4; rows of Y and R are N rounded up to 4 apart.
+// Grid: x over N in tiles of 8, y over M in tiles of ROWS, z over weights; a thread makes ROWS x 8 values.
+// With QUAD, four neighbours that share rows load a quarter of X each and pass it around.
+// CPU twin: twin::gemm_nt. Tolerance 1e-5 relative to the sum of magnitudes.
+
+@compute @workgroup_size(WIDE, HIGH)
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(workgroup_id) group: vec3<u32>) {
+    let rows = arg(0u);
+    let depth = arg(1u) / 4u;
+    let x = arg(2u) / 4u;
+    let cols = arg(4u + 3u * group.z);
+    let w = arg(5u + 3u * group.z) / 4u;
+    let row = id.y * ROWS;
+    let col = id.x * 8u;
+    //@ if QUAD
+    let lane = id.x & 3u;
+    //@ for g in GROUPS
+    let x$g = x + min(row + $gu * 4u + lane, rows - 1u) * depth;
+    //@ end
+    //@ else
+    if (row >= rows || col >= cols) { return; }
+    //@ for g in GROUPS
+    //@ for s in 4
+    let x$g$s = x + min(row + $gu * 4u + $su, rows - 1u) * depth;
+    //@ end
+    //@ end
+    //@ end
+    //@ for j in 8
+    let w$j = w + min(col + $ju, cols - 1u) * depth;
+    //@ end
+    //@ for g in GROUPS
+    //@ for s in 4
+    //@ for j in 8
+    var c$g$s$j = 0.0;
+    //@ end
+    //@ end
+    //@ end
+    for (var k = 0u; k < depth; k++) {
+        //@ for g in GROUPS
+        //@ if QUAD
+        let part$g = arena[x$g + k];
+        //@ end
+        //@ for s in 4
+        //@ if QUAD
+        let a$g$s = quadBroadcast(part$g, $su);
+        //@ else
+        let a$g$s = arena[x$g$s + k];
+        //@ end
+        //@ end
+        //@ end
+        //@ for j in 8
+        let b$j = params[w$j + k];
+        //@ for g in GROUPS
+        //@ for s in 4
+        c$g$s$j += dot(a$g$s, b$j);
+        //@ end
+        //@ end
+        //@ end
+    }
+    let stride = (cols + 3u) / 4u;
+    let at = col / 4u;
+    let y = arg(6u + 3u * group.z) / 4u;
+    //@ for g in GROUPS
+    //@ for s in 4
+    if (row + $gu * 4u + $su < rows) {
+        let line = (row + $gu * 4u + $su) * stride + at;
+        if (at < stride) { store(y, line, vec4<f32>(c$g$s0, c$g$s1, c$g$s2, c$g$s3)); }
+        if (at + 1u < stride) { store(y, line + 1u, vec4<f32>(c$g$s4, c$g$s5, c$g$s6, c$g$s7)); }
+    }
+    //@ end
+    //@ end
+}
+
+fn store(y: u32, at: u32, value: vec4<f32>) {
+    if (arg(3u) == NONE) { arena[y + at] = value; } else { arena[y + at] = value + arena[arg(3u) / 4u + at]; }
+}
