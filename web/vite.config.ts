@@ -11,6 +11,7 @@ export default defineConfig({
         index: 'index.html',
         embedded: 'embed.html',
         golden: 'golden.html',
+        bench: 'bench.html',
         embed: 'src/embed.ts',
       },
       output: {

@@ -9,6 +9,7 @@
 //! The cores have no clock, randomness or I/O; this shell gives them the browser's.
 #![cfg(all(target_arch = "wasm32", target_os = "unknown"))]
 
+mod bench;
 mod blob;
 mod compute;
 mod files;

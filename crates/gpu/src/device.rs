@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use shoal_learn::EngineError;
 
-use crate::signal::Signal;
+use crate::{forms::Traits, signal::Signal};
 
 /// What the device reported since it was last asked.
 #[derive(Debug, Default)]
@@ -43,8 +43,7 @@ pub(crate) struct Gpu {
     pub queue: wgpu::Queue,
     pub name: String,
     pub faults: FaultLog,
-    /// Four neighbouring threads can pass values around.
-    pub quads: bool,
+    pub traits: Traits,
     /// Work can be timed on the device.
     pub timestamps: bool,
 }
@@ -85,9 +84,11 @@ impl Gpu {
             log.with(|faults| faults.lost = Some(format!("{reason:?}: {message}")));
         });
         let name = name(&adapter, &device);
-        let quads = has_subgroups(&device) && adapter.get_info().subgroup_min_size >= 4;
+        let info = adapter.get_info();
+        let software = info.device_type == wgpu::DeviceType::Cpu || SOFTWARE.iter().any(|word| name.contains(word));
+        let traits = Traits { quads: has_subgroups(&device) && info.subgroup_min_size >= 4, software };
         let timestamps = device.features().contains(wgpu::Features::TIMESTAMP_QUERY);
-        Ok(Self { device, queue, name, faults, quads, timestamps })
+        Ok(Self { device, queue, name, faults, traits, timestamps })
     }
 
     /// Waits until all that was submitted is done.
@@ -126,6 +127,9 @@ impl Gpu {
         })
     }
 }
+
+/// Names of adapters that compute on the processor, where a page is not told their kind.
+const SOFTWARE: [&str; 3] = ["swiftshader", "llvmpipe", "lavapipe"];
 
 /// What the device is called: natively by its driver, in a browser by its maker and kind (`nvidia ampere`), since
 /// pages rarely get to know more.

@@ -43,7 +43,6 @@ pub struct GpuEngine {
     tokens: wgpu::Buffer,
     losses: wgpu::Buffer,
     step: wgpu::Buffer,
-    ranges: u32,
     pending: usize,
     buffer_bytes: u64,
 }
@@ -69,7 +68,7 @@ impl GpuEngine {
         }
         let shape = Shape::of(model, batch, context)?;
         let gpu = Gpu::open().await?;
-        let forms = match remembered.map(|text| Forms::from_text(text, shape, gpu.quads)) {
+        let forms = match remembered.map(|text| Forms::from_text(text, shape, gpu.traits)) {
             Some(Ok(forms)) => forms,
             // What was remembered of another device or an older version is measured again.
             _ => tune::fastest(&gpu, shape).await?,
@@ -77,13 +76,8 @@ impl GpuEngine {
         let plan = Plan::new(&layout, shape, forms)?;
         fits(&gpu, "activations", plan.arena_values)?;
         fits(&gpu, "parameters", layout.len())?;
-        let still: Vec<u32> = layout
-            .tensors
-            .iter()
-            .filter(|tensor| !tensor.decays())
-            .flat_map(|tensor| [tensor.range().start as u32, tensor.range().end as u32])
-            .collect();
-        let token_values = 2 * shape.rows as usize + still.len();
+        let decays = decay_bits(&layout, if shape.is_vector() { 4 } else { 1 });
+        let token_values = 2 * shape.rows as usize + decays.len();
         let storage = [
             gpu.storage("parameters", layout.len()),
             gpu.storage("gradients", layout.len()),
@@ -108,7 +102,7 @@ impl GpuEngine {
         let [params, _, first, second, arena, tokens, losses] = storage;
         gpu.queue.write_buffer(&arguments, 0, &argument_bytes(&plan));
         gpu.queue.write_buffer(&arena, plan.rope_table as u64 * 4, bytemuck::cast_slice(&rope_table(model, shape)));
-        gpu.queue.write_buffer(&tokens, 2 * u64::from(shape.rows) * 4, bytemuck::cast_slice(&still));
+        gpu.queue.write_buffer(&tokens, 2 * u64::from(shape.rows) * 4, bytemuck::cast_slice(&decays));
         gpu.faults.check()?;
         Ok(Self {
             plan,
@@ -123,7 +117,6 @@ impl GpuEngine {
             tokens,
             losses,
             step,
-            ranges: still.len() as u32 / 2,
             pending: 0,
             buffer_bytes,
             gpu,
@@ -173,18 +166,59 @@ impl GpuEngine {
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             for index in dispatches {
-                let dispatch = &self.plan.dispatches[index];
-                pass.set_pipeline(&self.pipelines[&dispatch.kernel]);
-                pass.set_bind_group(0, &self.bind_group, &[(index * ARGUMENTS_STRIDE) as u32]);
-                let [x, y, z] = dispatch.grid;
-                pass.dispatch_workgroups(x, y, z);
+                self.record(&mut pass, index);
             }
         }
         self.gpu.queue.submit([encoder.finish()]);
     }
 
+    /// Records one dispatch of the plan.
+    pub(crate) fn record(&self, pass: &mut wgpu::ComputePass<'_>, index: usize) {
+        let dispatch = &self.plan.dispatches[index];
+        pass.set_pipeline(&self.pipelines[&dispatch.kernel]);
+        pass.set_bind_group(0, &self.bind_group, &[(index * ARGUMENTS_STRIDE) as u32]);
+        let [x, y, z] = dispatch.grid;
+        pass.dispatch_workgroups(x, y, z);
+    }
+
+    /// The kernels of a step's dispatches, in order.
+    pub(crate) fn step_kernels(&self) -> Vec<&'static str> {
+        self.plan.dispatches[..self.plan.update].iter().map(|dispatch| dispatch.kernel.name()).collect()
+    }
+
+    pub(crate) fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Writes what a step needs, so that its dispatches can be recorded.
+    pub(crate) fn prepare_step(&mut self, batch: &Batch, settings: &StepSettings) -> Result<(), EngineError> {
+        if self.pending >= EVALUATION_SLOT {
+            return Err(EngineError::Failed(format!("more than {EVALUATION_SLOT} steps without reading their losses")));
+        }
+        if settings.step == 0 {
+            return Err(EngineError::Failed("optimiser steps count from 1".to_owned()));
+        }
+        self.gpu.faults.check()?;
+        self.write_batch(batch)?;
+        let adamw = &settings.adamw;
+        let correction = |beta: f32| (1.0 - f64::from(beta).powi(settings.step.min(1 << 24) as i32)) as f32;
+        self.write_step(StepUniform {
+            lr: settings.lr,
+            beta1: adamw.beta1,
+            beta2: adamw.beta2,
+            eps: adamw.eps,
+            weight_decay: adamw.weight_decay,
+            clip: adamw.grad_clip.unwrap_or(0.0),
+            correction1: correction(adamw.beta1),
+            correction2: correction(adamw.beta2),
+            slot: self.pending as u32,
+            ..Default::default()
+        });
+        self.pending += 1;
+        Ok(())
+    }
+
     fn write_step(&self, uniform: StepUniform) {
-        let uniform = StepUniform { ranges: self.ranges, ranges_at: 2 * self.shape.rows, ..uniform };
         self.gpu.queue.write_buffer(&self.step, 0, bytemuck::bytes_of(&uniform));
     }
 }
@@ -213,30 +247,8 @@ impl Engine for GpuEngine {
     }
 
     fn step(&mut self, batch: &Batch, settings: &StepSettings) -> Result<(), EngineError> {
-        if self.pending >= EVALUATION_SLOT {
-            return Err(EngineError::Failed(format!("more than {EVALUATION_SLOT} steps without reading their losses")));
-        }
-        if settings.step == 0 {
-            return Err(EngineError::Failed("optimiser steps count from 1".to_owned()));
-        }
-        self.gpu.faults.check()?;
-        self.write_batch(batch)?;
-        let adamw = &settings.adamw;
-        let correction = |beta: f32| (1.0 - f64::from(beta).powi(settings.step.min(1 << 24) as i32)) as f32;
-        self.write_step(StepUniform {
-            lr: settings.lr,
-            beta1: adamw.beta1,
-            beta2: adamw.beta2,
-            eps: adamw.eps,
-            weight_decay: adamw.weight_decay,
-            clip: adamw.grad_clip.unwrap_or(0.0),
-            correction1: correction(adamw.beta1),
-            correction2: correction(adamw.beta2),
-            slot: self.pending as u32,
-            ..Default::default()
-        });
+        self.prepare_step(batch, settings)?;
         self.replay(0..self.plan.update);
-        self.pending += 1;
         Ok(())
     }
 
@@ -277,6 +289,17 @@ impl Engine for GpuEngine {
         let at = self.plan.logits + (tokens.len() - 1) * self.shape.logits_stride() as usize;
         self.gpu.read(&self.arena, at, self.shape.vocab as usize).await
     }
+}
+
+/// A bit for each `group` of parameters, counted from the lowest: whether they decay.
+fn decay_bits(layout: &Layout, group: usize) -> Vec<u32> {
+    let mut bits = vec![0; layout.len().div_ceil(32 * group)];
+    for tensor in layout.tensors.iter().filter(|tensor| tensor.decays()) {
+        for index in tensor.range().step_by(group) {
+            bits[index / group / 32] |= 1 << (index / group % 32);
+        }
+    }
+    bits
 }
 
 fn fits(gpu: &Gpu, what: &str, values: usize) -> Result<(), EngineError> {

@@ -14,10 +14,25 @@ pub(crate) enum Op {
     Attention,
     AttentionDq,
     AttentionDkv,
+    Norm,
+    NormDx,
+    CrossEntropy,
 }
 
+const OPS: usize = 9;
+
 impl Op {
-    pub const ALL: [Self; 6] = [Self::Nt, Self::Nn, Self::Tn, Self::Attention, Self::AttentionDq, Self::AttentionDkv];
+    pub const ALL: [Self; OPS] = [
+        Self::Nt,
+        Self::Nn,
+        Self::Tn,
+        Self::Attention,
+        Self::AttentionDq,
+        Self::AttentionDkv,
+        Self::Norm,
+        Self::NormDx,
+        Self::CrossEntropy,
+    ];
 
     /// From the plainest form to the ones that ask most.
     pub const fn kernels(self) -> &'static [Kernel] {
@@ -28,40 +43,51 @@ impl Op {
             Self::Attention => &[Kernel::Attention, Kernel::AttentionVec4, Kernel::AttentionQuad],
             Self::AttentionDq => &[Kernel::AttentionDq, Kernel::AttentionDqVec4, Kernel::AttentionDqQuad],
             Self::AttentionDkv => &[Kernel::AttentionDkv, Kernel::AttentionDkvVec4, Kernel::AttentionDkvQuad],
+            Self::Norm => &[Kernel::RmsNorm, Kernel::RmsNormRow],
+            Self::NormDx => &[Kernel::RmsNormDx, Kernel::RmsNormDxRow],
+            Self::CrossEntropy => &[Kernel::CrossEntropy, Kernel::CrossEntropyRow],
         }
     }
 
-    const fn is_product(self) -> bool {
-        matches!(self, Self::Nt | Self::Nn | Self::Tn)
-    }
-
-    /// The forms that fit a model's sizes on a device with or without quads.
-    pub fn candidates(self, shape: Shape, quads: bool) -> Vec<Kernel> {
-        let fits = |kernel: &Kernel| {
-            let aligned = if self.is_product() {
+    /// The forms that are worth trying for a model's sizes on a device, the likeliest first. The last is correct
+    /// everywhere.
+    pub fn candidates(self, shape: Shape, device: Traits) -> Vec<Kernel> {
+        let fits = |kernel: &&Kernel| {
+            let aligned = match self {
                 // Products hand each other rows of one stride, so they are vectors all or none.
-                shape.is_vector()
-            } else {
-                shape.head.is_multiple_of(8)
-                    && (!kernel.needs_quads() && self != Self::AttentionDkv || shape.context.is_multiple_of(4))
+                Self::Nt | Self::Nn | Self::Tn => shape.is_vector(),
+                Self::Norm | Self::NormDx => shape.hidden.is_multiple_of(4),
+                Self::CrossEntropy => true,
+                Self::AttentionDkv => shape.head.is_multiple_of(8) && shape.context.is_multiple_of(4),
+                Self::Attention | Self::AttentionDq => {
+                    shape.head.is_multiple_of(8) && (!kernel.needs_quads() || shape.context.is_multiple_of(4))
+                }
             };
-            !kernel.is_vector() || aligned && (quads || !kernel.needs_quads())
+            // Where the processor plays the graphics card, barriers and workgroup memory only cost.
+            let sensible = if device.software { !kernel.is_tiled() } else { !kernel.is_row() };
+            (!kernel.is_vector() || aligned) && (device.quads || !kernel.needs_quads()) && sensible
         };
-        self.kernels().iter().copied().filter(fits).collect()
+        self.kernels().iter().rev().filter(fits).copied().collect()
     }
+}
+
+/// What decides which forms are worth trying.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Traits {
+    /// Four neighbouring threads can pass values around.
+    pub quads: bool,
+    /// The processor plays the graphics card.
+    pub software: bool,
 }
 
 /// A kernel for each operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Forms([Kernel; 6]);
+pub(crate) struct Forms([Kernel; OPS]);
 
 impl Forms {
-    /// The plainest vector form that fits: correct everywhere, fastest hardly anywhere.
-    pub fn plain(shape: Shape) -> Self {
-        Self(Op::ALL.map(|op| {
-            let candidates = op.candidates(shape, false);
-            candidates.get(1).or(candidates.first()).copied().unwrap_or(op.kernels()[0])
-        }))
+    /// The likeliest forms, before anything is measured.
+    pub fn likeliest(shape: Shape, device: Traits) -> Self {
+        Self(Op::ALL.map(|op| op.candidates(shape, device).first().copied().unwrap_or(op.kernels()[0])))
     }
 
     pub fn of(self, op: Op) -> Kernel {
@@ -78,12 +104,12 @@ impl Forms {
     }
 
     /// From [`Self::to_text`]; an error where a form is unknown or does not fit.
-    pub fn from_text(text: &str, shape: Shape, quads: bool) -> Result<Self, EngineError> {
-        let mut forms = Self::plain(shape);
+    pub fn from_text(text: &str, shape: Shape, device: Traits) -> Result<Self, EngineError> {
+        let mut forms = Self::likeliest(shape, device);
         let mut words = text.split_whitespace();
         for op in Op::ALL {
             let word = words.next().unwrap_or_default();
-            let found = op.candidates(shape, quads).into_iter().find(|kernel| kernel.name() == word);
+            let found = op.candidates(shape, device).into_iter().find(|kernel| kernel.name() == word);
             let kernel = found.ok_or_else(|| EngineError::Unsupported(format!("the remembered form {word:?}")))?;
             forms.set(op, kernel);
         }

@@ -243,7 +243,7 @@ fn spread(values: &[f32], n: usize, stride: usize) -> Vec<f32> {
 
 /// The forms of an operation that this device can run.
 fn forms(op: Op) -> impl Iterator<Item = Kernel> {
-    let quads = GPU.lock().unwrap_or_else(PoisonError::into_inner).quads;
+    let quads = GPU.lock().unwrap_or_else(PoisonError::into_inner).traits.quads;
     op.kernels().iter().copied().filter(move |kernel| quads || !kernel.needs_quads())
 }
 
@@ -337,46 +337,66 @@ fn gemm_tn_is_its_twin() {
     }
 }
 
+/// The shapes and the grid of a kernel that works on rows.
+fn rows_of(kernel: Kernel) -> impl Iterator<Item = (usize, usize, [u32; 3])> {
+    let shapes = SHAPES.into_iter().map(move |(rows, cols)| {
+        let cols = if kernel.is_vector() { cols.next_multiple_of(4) } else { cols };
+        (rows, cols, if kernel.is_row() { threads(rows) } else { folded(rows) })
+    });
+    shapes.collect::<Vec<_>>().into_iter()
+}
+
 #[test]
 fn rmsnorm_is_its_twin() {
-    for (rows, cols) in SHAPES {
-        let mut bench = Bench::new();
-        let (x, w) = (scaled(1, rows * cols, 3.0), noise(2, cols));
-        let (expected, expected_rstd) = twin::rmsnorm(cols, &x, &w, EPS);
-        let (x, w) = (bench.arena(&x), bench.put(Memory::Params, &w));
-        let (y, rstd) = (bench.room(Memory::Arena, rows * cols), bench.room(Memory::Arena, rows));
-        let arguments = [rows as u32, cols as u32, x, w, y, rstd, EPS.to_bits()];
-        let outcome = bench.run(Kernel::RmsNorm, 16, &arguments, folded(rows));
-        let outcome = outcome.values("Y", Memory::Arena, y, &expected);
-        outcome.values("rstd", Memory::Arena, rstd, &expected_rstd).nothing_else();
+    for kernel in forms(Op::Norm) {
+        for (rows, cols, grid) in rows_of(kernel) {
+            let mut bench = Bench::of(kernel);
+            let (x, w) = (scaled(1, rows * cols, 3.0), noise(2, cols));
+            let (expected, expected_rstd) = twin::rmsnorm(cols, &x, &w, EPS);
+            let (x, w) = (bench.arena(&x), bench.put(Memory::Params, &w));
+            let (y, rstd) = (bench.room(Memory::Arena, rows * cols), bench.room(Memory::Arena, rows));
+            let arguments = [rows as u32, cols as u32, x, w, y, rstd, EPS.to_bits()];
+            let outcome = bench.run(kernel, 16, &arguments, grid);
+            let outcome = outcome.values("Y", Memory::Arena, y, &expected);
+            outcome.values("rstd", Memory::Arena, rstd, &expected_rstd).nothing_else();
+        }
     }
 }
 
 #[test]
-fn the_backward_kernels_of_rmsnorm_are_their_twin() {
-    for (rows, cols) in SHAPES {
-        for adds in [false, true] {
+fn rmsnorm_dx_is_its_twin() {
+    for kernel in forms(Op::NormDx) {
+        for (adds, (rows, cols, grid)) in
+            [false, true].into_iter().flat_map(|adds| rows_of(kernel).map(move |row| (adds, row)))
+        {
             let (x, w, dy) = (scaled(1, rows * cols, 2.0), noise(2, cols), noise(3, rows * cols));
             let old = if adds { noise(4, rows * cols) } else { vec![0.0; rows * cols] };
             let rstds = narrow(&twin::rmsnorm(cols, &x, &w, EPS).1);
-            let (mut expected_dx, expected_dw) = twin::rmsnorm_backward(cols, &x, &w, &rstds, &dy);
-            expected_dx.iter_mut().zip(&old).for_each(|(dx, old)| *dx += f64::from(*old));
-
-            let mut bench = Bench::new();
+            let mut expected = twin::rmsnorm_backward(cols, &x, &w, &rstds, &dy).0;
+            expected.iter_mut().zip(&old).for_each(|(dx, old)| *dx += f64::from(*old));
+            let mut bench = Bench::of(kernel);
             let weight = bench.put(Memory::Params, &w);
             let at = [bench.arena(&x), bench.arena(&dy), bench.arena(&rstds)];
             let dx = if adds { bench.arena(&old) } else { bench.room(Memory::Arena, rows * cols) };
             let arguments = [rows as u32, cols as u32, at[0], weight, at[1], at[2], dx, u32::from(adds)];
-            let outcome = bench.run(Kernel::RmsNormDx, 16, &arguments, folded(rows));
-            outcome.values("dX", Memory::Arena, dx, &expected_dx).nothing_else();
-
-            let mut bench = Bench::new();
-            let dw = bench.room(Memory::Grads, cols);
-            let at = [bench.arena(&x), bench.arena(&dy), bench.arena(&rstds)];
-            let arguments = [rows as u32, cols as u32, at[0], dw, at[1], at[2]];
-            let outcome = bench.run(Kernel::RmsNormDw, 16, &arguments, [cols.div_ceil(64) as u32, 1, 1]);
-            outcome.sums("dW", Memory::Grads, dw, &expected_dw).nothing_else();
+            let outcome = bench.run(kernel, 16, &arguments, grid);
+            outcome.values("dX", Memory::Arena, dx, &expected).nothing_else();
         }
+    }
+}
+
+#[test]
+fn rmsnorm_dw_is_its_twin() {
+    for (rows, cols) in SHAPES {
+        let (x, w, dy) = (scaled(1, rows * cols, 2.0), noise(2, cols), noise(3, rows * cols));
+        let rstds = narrow(&twin::rmsnorm(cols, &x, &w, EPS).1);
+        let expected = twin::rmsnorm_backward(cols, &x, &w, &rstds, &dy).1;
+        let mut bench = Bench::new();
+        let dw = bench.room(Memory::Grads, cols);
+        let at = [bench.arena(&x), bench.arena(&dy), bench.arena(&rstds)];
+        let arguments = [rows as u32, cols as u32, at[0], dw, at[1], at[2]];
+        let outcome = bench.run(Kernel::RmsNormDw, 16, &arguments, [cols.div_ceil(64) as u32, 1, 1]);
+        outcome.sums("dW", Memory::Grads, dw, &expected).nothing_else();
     }
 }
 
@@ -552,8 +572,10 @@ fn embed_backward_is_its_twin() {
 
 #[test]
 fn cross_entropy_is_its_twin() {
-    for (rows, vocab) in SHAPES {
-        for scale in [4.0, 200.0] {
+    for kernel in forms(Op::CrossEntropy) {
+        for (scale, (rows, vocab, grid)) in
+            [4.0, 200.0].into_iter().flat_map(|scale| rows_of(kernel).map(move |row| (scale, row)))
+        {
             let (logits, targets) = (scaled(1, rows * vocab, scale), picks(2, rows, vocab as u32));
             let (expected_losses, expected_gradient) = twin::cross_entropy(vocab, &logits, &targets);
             let mut bench = Bench::new();
@@ -567,7 +589,7 @@ fn cross_entropy_is_its_twin() {
             let before: Vec<f64> = logits.iter().copied().map(f64::from).collect();
             let (l, losses) = (bench.arena(&narrow(&wide(9.0, &before))), bench.room(Memory::Arena, rows));
             let arguments = [rows as u32, vocab as u32, l, losses, stride as u32];
-            let outcome = bench.run(Kernel::CrossEntropy, 16, &arguments, folded(rows));
+            let outcome = bench.run(kernel, 16, &arguments, grid);
             let outcome = outcome.values("loss", Memory::Arena, losses, &expected_losses);
             outcome.values("dL", Memory::Arena, l, &wide(0.0, &expected_gradient)).nothing_else();
         }
@@ -608,41 +630,52 @@ fn finish_is_its_twin() {
     }
 }
 
+/// What a kernel of AdamW is given, and what must come of it.
+fn adamw_trial(group: usize, count: usize, step: i32, factor: f32) -> (Bench, Vec<u32>, [Vec<f64>; 3]) {
+    let adam = Adam { lr: 3e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step };
+    let (p, g, m) = (noise(1, count), noise(2, count), noise(3, count));
+    let v: Vec<f32> = noise(4, count).into_iter().map(|value| value.abs() + 0.01).collect();
+    // Parameters in two ranges do not decay.
+    let still = [0..count / 5 / group * group, count / 2 / group * group..count / 2 / group * group + group];
+    let decays = |i: usize| !still.iter().any(|range| range.contains(&i));
+    let mut bench = Bench::new();
+    let memories = [Memory::Params, Memory::Grads, Memory::Moment1, Memory::Moment2];
+    for (memory, values) in memories.into_iter().zip([&p, &g, &m, &v]) {
+        bench.memories[memory as usize].clear();
+        bench.put(memory, values);
+    }
+    let mut bits = vec![0; count.div_ceil(32 * group)];
+    (0..count).step_by(group).filter(|i| decays(*i)).for_each(|i| bits[i / group / 32] |= 1 << (i / group % 32));
+    bench.tokens = [vec![5; 2], bits].concat();
+    let correction = |beta: f32| (1.0 - f64::from(beta).powi(step)) as f32;
+    let Adam { lr, beta1, beta2, eps, weight_decay, .. } = adam;
+    let (correction1, correction2) = (correction(beta1), correction(beta2));
+    bench.step = StepUniform { lr, beta1, beta2, eps, weight_decay, correction1, correction2, ..bench.step };
+    let arguments = vec![count as u32, bench.arena(&[factor]), 2];
+    let expected: Vec<[f64; 3]> = (0..count)
+        .map(|i| {
+            let adam = Adam { weight_decay: if decays(i) { weight_decay } else { 0.0 }, ..adam };
+            twin::adamw(adam, f64::from(g[i]) * f64::from(factor), (p[i], m[i], v[i]))
+        })
+        .collect();
+    (bench, arguments, [0, 1, 2].map(|part| expected.iter().map(|values| values[part]).collect()))
+}
+
+fn check_adamw(outcome: Outcome, [p, m, v]: [Vec<f64>; 3]) {
+    let outcome = outcome.values("parameter", Memory::Params, 0, &p);
+    let outcome = outcome.values("first moment", Memory::Moment1, 0, &m);
+    outcome.values("second moment", Memory::Moment2, 0, &v).nothing_else();
+}
+
 #[test]
 fn adamw_is_its_twin() {
     for (count, step, factor) in [(1, 1, 1.0), (65, 2, 0.25), (10_001, 1000, 0.5)] {
-        let adam = Adam { lr: 3e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step };
-        let (p, g, m) = (noise(1, count), noise(2, count), noise(3, count));
-        let v: Vec<f32> = noise(4, count).into_iter().map(|value| value.abs() + 0.01).collect();
-        // Parameters in two ranges do not decay.
-        let still = [0..count / 5, count / 2..count / 2 + 1];
-        let mut bench = Bench::new();
-        for (memory, values) in
-            [Memory::Params, Memory::Grads, Memory::Moment1, Memory::Moment2].into_iter().zip([&p, &g, &m, &v])
-        {
-            bench.memories[memory as usize].clear();
-            bench.put(memory, values);
-        }
-        bench.tokens = vec![5; 2];
-        bench.tokens.extend(still.iter().flat_map(|range| [range.start as u32, range.end as u32]));
-        let correction = |beta: f32| (1.0 - f64::from(beta).powi(step)) as f32;
-        let Adam { lr, beta1, beta2, eps, weight_decay, .. } = adam;
-        let (correction1, correction2) = (correction(beta1), correction(beta2));
-        let fixed = StepUniform { lr, beta1, beta2, eps, weight_decay, correction1, correction2, ..Default::default() };
-        bench.step = StepUniform { slot: SLOT, ranges: 2, ranges_at: 2, ..fixed };
-        let factor_at = bench.arena(&[factor]);
-        let outcome = bench.run(Kernel::AdamW, 16, &[count as u32, factor_at], threads(count));
-        let expected: Vec<[f64; 3]> = (0..count)
-            .map(|i| {
-                let decays = !still.iter().any(|range| range.contains(&i));
-                let adam = Adam { weight_decay: if decays { weight_decay } else { 0.0 }, ..adam };
-                twin::adamw(adam, f64::from(g[i]) * f64::from(factor), (p[i], m[i], v[i]))
-            })
-            .collect();
-        let part = |index: usize| expected.iter().map(|values| values[index]).collect::<Vec<f64>>();
-        let outcome = outcome.values("parameter", Memory::Params, 0, &part(0));
-        let outcome = outcome.values("first moment", Memory::Moment1, 0, &part(1));
-        outcome.values("second moment", Memory::Moment2, 0, &part(2)).nothing_else();
+        let (bench, arguments, expected) = adamw_trial(1, count, step, factor);
+        check_adamw(bench.run(Kernel::AdamW, 16, &arguments, threads(count)), expected);
+    }
+    for (count, step, factor) in [(4, 1, 1.0), (260, 2, 0.25), (10_004, 1000, 0.5)] {
+        let (bench, arguments, expected) = adamw_trial(4, count, step, factor);
+        check_adamw(bench.run(Kernel::AdamWVec4, 16, &arguments, threads(count / 4)), expected);
     }
 }
 

@@ -11,11 +11,8 @@ macro_rules! kernels {
         pub(crate) enum Kernel { $($name),* }
 
         impl Kernel {
+            #[cfg(test)]
             pub const ALL: &[Self] = &[$(Self::$name),*];
-
-            pub const fn file(self) -> &'static str {
-                match self { $(Self::$name => $file),* }
-            }
 
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$name => stringify!($name)),* }
@@ -42,7 +39,9 @@ kernels! {
     GemmTnQuad = "gemm_tn_vec4",
     GemmTnTiled = "gemm_tn_tiled",
     RmsNorm = "rmsnorm",
+    RmsNormRow = "rmsnorm_row",
     RmsNormDx = "rmsnorm_dx",
+    RmsNormDxRow = "rmsnorm_dx_row",
     RmsNormDw = "rmsnorm_dw",
     Rope = "rope",
     Attention = "attention",
@@ -59,9 +58,11 @@ kernels! {
     Embed = "embed",
     EmbedBackward = "embed_backward",
     CrossEntropy = "cross_entropy",
+    CrossEntropyRow = "cross_entropy_row",
     NormPartial = "norm_partial",
     Finish = "finish",
     AdamW = "adamw",
+    AdamWVec4 = "adamw_vec4",
 }
 
 impl Kernel {
@@ -72,7 +73,18 @@ impl Kernel {
 
     /// Whether it sees its buffers as vectors of four values.
     pub fn is_vector(self) -> bool {
-        ["Vec4", "Quad", "Tiled"].iter().any(|form| self.name().ends_with(form))
+        let by_name = ["Vec4", "Quad", "Tiled"].iter().any(|form| self.name().ends_with(form));
+        by_name || matches!(self, Self::RmsNormRow | Self::RmsNormDxRow)
+    }
+
+    /// Whether it shares tiles in workgroup memory.
+    pub fn is_tiled(self) -> bool {
+        self.name().ends_with("Tiled")
+    }
+
+    /// Whether each row is one thread's work, where it is a workgroup's otherwise.
+    pub fn is_row(self) -> bool {
+        self.name().ends_with("Row")
     }
 
     /// Values across and down that a workgroup of a matrix product makes.

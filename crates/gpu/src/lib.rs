@@ -12,6 +12,7 @@ mod kernel_tests;
 mod kernels;
 mod pipelines;
 mod plan;
+mod profile;
 mod read;
 mod signal;
 mod template;
@@ -20,3 +21,4 @@ mod tune;
 mod twin;
 
 pub use engine::{Counters, GpuEngine};
+pub use profile::KernelTime;

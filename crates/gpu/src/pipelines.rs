@@ -20,9 +20,7 @@ pub(crate) struct StepUniform {
     pub correction1: f32,
     pub correction2: f32,
     pub slot: u32,
-    pub ranges: u32,
-    pub ranges_at: u32,
-    pub unused: u32,
+    pub unused: [u32; 3],
 }
 
 /// The layout of the one bind group: arguments, step, then the storage buffers of `common.wgsl`.

@@ -158,7 +158,7 @@ impl Builder<'_> {
 
         let row_losses = self.arena.take(shape.rows as usize);
         let ce = [shape.rows, shape.vocab, logits.offset(), row_losses.offset(), shape.logits_stride()];
-        self.rows(Kernel::CrossEntropy, &ce);
+        self.rows(self.forms.of(Op::CrossEntropy), &ce);
         let loss = self.dispatches.len();
 
         let logits_at = logits.at;
@@ -170,7 +170,12 @@ impl Builder<'_> {
         self.push(Kernel::NormPartial, &[total, partial.offset(), NORM_GROUPS], [NORM_GROUPS, 1, 1]);
         let end = |groups| [groups, partial.offset(), shape.rows, row_losses.offset(), factor.offset()];
         self.push(Kernel::Finish, &end(NORM_GROUPS), [1, 1, 1]);
-        self.flat(Kernel::AdamW, total, &[total, factor.offset()]);
+        let decays_at = 2 * shape.rows;
+        if total.is_multiple_of(4) && shape.is_vector() {
+            self.flat(Kernel::AdamWVec4, total / 4, &[total, factor.offset(), decays_at]);
+        } else {
+            self.flat(Kernel::AdamW, total, &[total, factor.offset(), decays_at]);
+        }
         let update = self.dispatches.len();
         self.push(Kernel::Finish, &end(0), [1, 1, 1]);
 
@@ -318,14 +323,14 @@ impl Builder<'_> {
     fn norm(&mut self, x: Place, weight: u32, y: Place, rstd: Place) {
         let shape = self.shape;
         let arguments = [shape.rows, shape.hidden, x.offset(), weight, y.offset(), rstd.offset(), shape.eps];
-        self.rows(Kernel::RmsNorm, &arguments);
+        self.rows(self.forms.of(Op::Norm), &arguments);
     }
 
     fn norm_backward(&mut self, x: Place, weight: u32, dy: Place, rstd: Place, dx: Place, adds: bool) {
         let shape = self.shape;
         let common = [shape.rows, shape.hidden, x.offset(), weight, dy.offset(), rstd.offset()];
         self.flat(Kernel::RmsNormDw, shape.hidden, &common);
-        self.rows(Kernel::RmsNormDx, &[&common[..], &[dx.offset(), u32::from(adds)]].concat());
+        self.rows(self.forms.of(Op::NormDx), &[&common[..], &[dx.offset(), u32::from(adds)]].concat());
     }
 
     /// Y = X Wᵀ for weights that share X; `parts` are (outputs, weight, Y).
@@ -362,9 +367,10 @@ impl Builder<'_> {
         self.push(kernel, arguments, fold(count.div_ceil(64)));
     }
 
-    /// A workgroup for each row.
+    /// A workgroup, or a thread, for each row.
     fn rows(&mut self, kernel: Kernel, arguments: &[u32]) {
-        self.push(kernel, arguments, fold(self.shape.rows));
+        let groups = if kernel.is_row() { self.shape.rows.div_ceil(64) } else { self.shape.rows };
+        self.push(kernel, arguments, fold(groups));
     }
 
     fn push(&mut self, kernel: Kernel, arguments: &[u32], grid: [u32; 3]) {

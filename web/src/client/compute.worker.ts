@@ -3,6 +3,9 @@
 import init, { ComputeWorker } from '../wasm/shoal_client.js';
 import type { ComputeStart } from './messages';
 import { serve } from './serve';
+import { askForSubgroups } from './subgroups';
+
+askForSubgroups();
 
 serve(async ({ module, ...start }: ComputeStart) => {
   await init({ module_or_path: module });

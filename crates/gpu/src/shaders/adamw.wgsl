@@ -1,6 +1,6 @@
 // AdamW (Loshchilov and Hutter, arXiv 1711.05101) over all parameters at once; matrices decay, vectors do not.
-// Arguments: 0 values, 1 factor of clipping.
-// The token buffer lists, from step.ranges_at on, the ranges [start, end) of parameters that do not decay.
+// Arguments: 0 values, 1 factor of clipping, 2 where in the token buffer a bit for each value says that it decays, counted
+// from the lowest.
 // Grid: a thread for each parameter.
 // CPU twin: twin::adamw. Tolerance 1e-6.
 
@@ -13,11 +13,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let v = step.beta2 * moment2[i] + (1.0 - step.beta2) * g * g;
     moment1[i] = m;
     moment2[i] = v;
-    var decay = step.weight_decay;
-    for (var r = 0u; r < step.ranges; r++) {
-        let at = step.ranges_at + 2u * r;
-        if (i >= tokens[at] && i < tokens[at + 1u]) { decay = 0.0; }
-    }
-    let p = params[i] * (1.0 - step.lr * decay);
+    let decays = (tokens[arg(2u) + i / 32u] >> (i & 31u)) & 1u;
+    let p = params[i] * (1.0 - step.lr * step.weight_decay * f32(decays));
     params[i] = p - step.lr * (m / step.correction1) / (sqrt(v / step.correction2) + step.eps);
 }

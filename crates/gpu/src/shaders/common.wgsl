@@ -14,7 +14,7 @@ struct Arguments { v: array<vec4<u32>, 4> }
 struct Step {
     lr: f32, beta1: f32, beta2: f32, eps: f32,
     weight_decay: f32, clip: f32, correction1: f32, correction2: f32,
-    slot: u32, ranges: u32, ranges_at: u32, unused: u32,
+    slot: u32, unused0: u32, unused1: u32, unused2: u32,
 }
 
 @group(0) @binding(0) var<uniform> arguments: Arguments;

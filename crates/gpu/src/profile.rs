@@ -1,0 +1,73 @@
+//! What each kernel of a step takes, measured on the device.
+
+use std::collections::BTreeMap;
+
+use shoal_learn::{Batch, EngineError, StepSettings};
+
+use crate::engine::GpuEngine;
+
+/// A kernel's share of a step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KernelTime {
+    pub kernel: &'static str,
+    pub dispatches: usize,
+    pub ms: f64,
+}
+
+impl GpuEngine {
+    /// Trains one step with each dispatch timed on its own, and sums by kernel, the costliest first. `None` where the
+    /// device has no timestamps.
+    pub async fn profile(
+        &mut self,
+        batch: &Batch,
+        settings: &StepSettings,
+    ) -> Result<Option<Vec<KernelTime>>, EngineError> {
+        if !self.gpu().timestamps {
+            return Ok(None);
+        }
+        self.prepare_step(batch, settings)?;
+        let names = self.step_kernels();
+        let device = &self.gpu().device;
+        let mut sums = BTreeMap::new();
+        // A query set holds few stamps, so the step is timed in parts.
+        for (part, first) in names.chunks(STAMPS / 2).zip((0..).step_by(STAMPS / 2)) {
+            let stamps = device.create_query_set(&wgpu::QuerySetDescriptor {
+                label: Some("profile"),
+                ty: wgpu::QueryType::Timestamp,
+                count: part.len() as u32 * 2,
+            });
+            let bytes = part.len() as u64 * 16;
+            let resolved = self.gpu().buffer("profile", bytes, wgpu::BufferUsages::QUERY_RESOLVE);
+            let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            for index in 0..part.len() {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                    label: None,
+                    timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
+                        query_set: &stamps,
+                        beginning_of_pass_write_index: Some(index as u32 * 2),
+                        end_of_pass_write_index: Some(index as u32 * 2 + 1),
+                    }),
+                });
+                self.record(&mut pass, first + index);
+            }
+            encoder.resolve_query_set(&stamps, 0..part.len() as u32 * 2, &resolved, 0);
+            self.gpu().queue.submit([encoder.finish()]);
+            let words = self.gpu().read(&resolved, 0, part.len() * 4).await?;
+            let period = f64::from(self.gpu().queue.get_timestamp_period());
+            for (name, words) in part.iter().zip(words.chunks_exact(4)) {
+                let stamp = |at: usize| u64::from(words[at].to_bits()) | u64::from(words[at + 1].to_bits()) << 32;
+                let ms = stamp(2).saturating_sub(stamp(0)) as f64 * period / 1e6;
+                let (count, sum) = sums.entry(*name).or_insert((0, 0.0));
+                *count += 1;
+                *sum += ms;
+            }
+        }
+        let mut times: Vec<KernelTime> =
+            sums.into_iter().map(|(kernel, (dispatches, ms))| KernelTime { kernel, dispatches, ms }).collect();
+        times.sort_by(|a, b| b.ms.total_cmp(&a.ms));
+        Ok(Some(times))
+    }
+}
+
+/// Timestamps in one query set.
+const STAMPS: usize = 256;
