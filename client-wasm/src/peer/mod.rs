@@ -114,13 +114,11 @@ async fn open(start: Start, compute: MessagePort, inbox: Inbox<News>) -> Result<
     };
     driver::post_to(&compute, &setup);
 
-    let entropy = scope::random().map_err(|error| Failure::new("storage", &error))?;
     let config = Config {
         manifest: manifest.clone(),
         identity: identity.clone(),
         join: Join { durable, trains: true },
         archive: false,
-        entropy,
     };
     let now = scope::now();
     let mut restored = restored;

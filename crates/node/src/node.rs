@@ -163,14 +163,11 @@ impl Node {
             },
             events: event_sender,
         };
-        let mut entropy = [0; 32];
-        getrandom::fill(&mut entropy).map_err(|_| NodeError::Task("getting random bytes from the system"))?;
         let swarm_config = Config {
             manifest: manifest.clone(),
             identity,
             join: Join { durable: true, trains: config.engine.is_some() },
             archive: config.archive,
-            entropy,
         };
         let make_swarm = |now| {
             let mut swarm = Swarm::new(swarm_config, restored, now)?;

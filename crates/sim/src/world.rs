@@ -8,7 +8,7 @@ use std::{
 use shoal_ledger::Chain;
 use shoal_swarm::{Bytes, Command, Config, Event, Input, Output, Persisted, Record, Restored, Swarm};
 use shoal_wire::{
-    Digest, Manifest, Millis, PeerId, Round, codec,
+    Digest, Envelope, Manifest, Millis, PeerId, Round, codec,
     frame::Frame,
     record::{Certificate, Join, Message, Said},
     sign::Identity,
@@ -71,6 +71,9 @@ pub struct World {
     queue: BinaryHeap<Reverse<(Millis, u64)>>,
     happenings: BTreeMap<u64, (PeerId, u32, Happening)>,
     next: u64,
+    /// What peers said in their own name, oldest first.
+    spoken: Vec<Envelope>,
+    spoken_ids: BTreeSet<Digest>,
     /// News that peers told, newest last.
     pub told: Vec<(PeerId, Event)>,
 }
@@ -97,6 +100,8 @@ impl World {
             queue: BinaryHeap::new(),
             happenings: BTreeMap::new(),
             next: 0,
+            spoken: Vec::new(),
+            spoken_ids: BTreeSet::new(),
             told: Vec::new(),
         };
         world.add(anchor, true);
@@ -124,6 +129,28 @@ impl World {
         self.peers.get(&peer).map(|peer| &peer.identity)
     }
 
+    /// All that peers said, oldest first.
+    pub fn said(&self) -> Vec<Said> {
+        self.spoken.iter().filter_map(read).collect()
+    }
+
+    /// The first thing said that is so.
+    pub fn envelope(&self, wanted: impl Fn(&Said) -> bool) -> Option<Envelope> {
+        self.spoken.iter().find(|envelope| read(envelope).is_some_and(|said| wanted(&said))).cloned()
+    }
+
+    /// Everything said that is so, oldest first.
+    pub fn envelopes(&self, wanted: impl Fn(&Said) -> bool) -> Vec<Envelope> {
+        self.spoken.iter().filter(|envelope| read(envelope).is_some_and(|said| wanted(&said))).cloned().collect()
+    }
+
+    /// How long a peer's training takes from now on.
+    pub fn set_train_ms(&mut self, peer: PeerId, train_ms: u64) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.train_ms = train_ms;
+        }
+    }
+
     /// A new volunteer comes, linked with everybody.
     pub fn join(&mut self) -> PeerId {
         let identity = Identity::from_secret(self.random.bytes32());
@@ -144,7 +171,6 @@ impl World {
 
     /// Starts a peer, or starts it again from its disk after a crash.
     pub fn start(&mut self, id: PeerId) {
-        let entropy = self.random.bytes32();
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let certificates: Vec<Certificate> = peer.disk.certificates.values().cloned().collect();
         let model = certificates.last().map_or(self.manifest.genesis, |last| last.body.content.model);
@@ -155,7 +181,6 @@ impl World {
             identity: peer.identity.clone(),
             join: Join { durable: true, trains: !peer.anchor },
             archive: peer.anchor,
-            entropy,
         };
         peer.life += 1;
         match Swarm::new(config, restored, self.now) {
@@ -334,7 +359,7 @@ impl World {
                     self.told.push((id, event));
                 }
                 Output::Drop { peer, .. } => self.unlink(id, peer),
-                Output::Stop { .. } => {}
+                Output::Stop { job, keep } => self.stop(id, job, keep),
                 Output::Idle(until) => {
                     let Some(peer) = self.peers.get_mut(&id) else { return };
                     if until < peer.wake {
@@ -349,7 +374,7 @@ impl World {
     }
 
     fn send(&mut self, from: PeerId, to: PeerId, frame: &[u8]) {
-        self.note_vote(from, frame);
+        self.note(from, frame);
         if !self.links.contains(&(from.min(to), from.max(to))) || self.random.chance(self.network.loss_per_mille) {
             return;
         }
@@ -360,15 +385,30 @@ impl World {
         }
     }
 
-    fn note_vote(&mut self, from: PeerId, frame: &[u8]) {
+    /// Ends training now, with or without an outcome, as an engine does.
+    fn stop(&mut self, id: PeerId, stopped: u64, keep: bool) {
+        let life = self.peers.get(&id).map(|peer| peer.life);
+        let is_it = |(peer, begun, happening): &(PeerId, u32, Happening)| {
+            let same = matches!(happening, Happening::Done(DoneWork::Computed { job, .. }) if *job == stopped);
+            same && *peer == id && Some(*begun) == life
+        };
+        let found = self.happenings.iter().find(|(_, happening)| is_it(happening)).map(|(index, _)| *index);
+        let Some((_, _, happening)) = found.and_then(|index| self.happenings.remove(&index)) else { return };
+        if keep {
+            self.later(id, 5, happening);
+        }
+    }
+
+    fn note(&mut self, from: PeerId, frame: &[u8]) {
         let Ok(Frame::Said(envelope)) = Frame::decode(frame) else { return };
         if envelope.from != from {
             return;
         }
-        if let Ok(Said { round, message: Message::Vote(vote), .. }) =
-            codec::decode("message", &envelope.payload, envelope.payload.len())
-        {
+        if let Some(Said { round, message: Message::Vote(vote), .. }) = read(&envelope) {
             self.checker.voted(from, round, vote);
+        }
+        if self.spoken_ids.insert(envelope.id()) {
+            self.spoken.push(envelope);
         }
     }
 
@@ -378,4 +418,8 @@ impl World {
         self.happenings.insert(self.next, (id, life, happening));
         self.next += 1;
     }
+}
+
+fn read(envelope: &Envelope) -> Option<Said> {
+    codec::decode("message", &envelope.payload, envelope.payload.len()).ok()
 }

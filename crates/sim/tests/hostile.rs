@@ -38,7 +38,6 @@ impl Alone {
             identity: anchors[0].clone(),
             join: Join { durable: true, trains: false },
             archive: true,
-            entropy: [1; 32],
         };
         let restored = Restored { model: Some(toy_genesis()), ..Restored::default() };
         let now = Millis(1);
@@ -169,7 +168,12 @@ fn a_peer_that_votes_twice_in_one_view_is_dropped_and_its_first_vote_stays() {
     let (us, twice) = (identity(1), identity(2));
     let mut alone = Alone::new(&[us, twice.clone()]);
     let vote = |body: u8| {
-        let vote = Vote { parent: alone.manifest.run().into(), view: 0, kind: VoteKind::Prevote, body: Some(Digest([body; 32])) };
+        let vote = Vote {
+            parent: alone.manifest.run().into(),
+            view: 0,
+            kind: VoteKind::Prevote,
+            body: Some(Digest([body; 32])),
+        };
         Frame::Said(Said { run: alone.manifest.run(), round: 1, message: Message::Vote(vote) }.seal(&twice))
     };
     let votes = [vote(1), vote(2)];

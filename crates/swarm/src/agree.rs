@@ -32,10 +32,6 @@ impl Swarm {
             self.adopt_checked(certificate, step);
             return;
         }
-        let others_began = self.pool.proposals().next().is_some() || self.pool.votes().next().is_some();
-        if others_began && self.round.started.is_some() {
-            self.round.closing_since.get_or_insert(self.now);
-        }
         let Some(closing) = self.round.closing_since.filter(|_| self.has_head_model()) else { return };
         self.round.view_since.get_or_insert(closing);
         self.skip_views();
@@ -65,10 +61,6 @@ impl Swarm {
         more_than_two_thirds(weight, self.total_weight())
     }
 
-    fn body(&self, digest: Digest) -> Option<&Proposal> {
-        self.pool.proposals().map(|(_, proposal)| proposal).find(|proposal| proposal.body.digest() == digest)
-    }
-
     /// More than 2/3 precommits for one body in one view, or a complete recovery.
     fn decision(&self) -> Option<(Certificate, shoal_ledger::Step)> {
         let mut tally: BTreeMap<(VoteKind, View, Digest), Vec<_>> = BTreeMap::new();
@@ -82,7 +74,7 @@ impl Swarm {
             if kind == VoteKind::Precommit && !self.is_quorum(self.weight_of(&peers)) {
                 continue;
             }
-            let Some(proposal) = self.body(digest) else { continue };
+            let Some(proposal) = self.pool.body(digest) else { continue };
             let weights = self.chain.weights();
             // Only those who answered count in a recovery; a vote of somebody else must not spoil it.
             let answered = |peer: &PeerId| {
@@ -143,7 +135,7 @@ impl Swarm {
 
     /// What this peer would certify now; `None` while something is still on its way.
     pub(crate) fn fresh_content(&mut self) -> Option<Content> {
-        let list = self.pool.lists().first().map(|(envelope, list)| ((*envelope).clone(), (*list).clone()));
+        let list = self.list().map(|listed| (listed.envelope.clone(), listed.list.clone()));
         let Some((list, named)) = list else {
             let nothing = self.pool.commits().next().is_none();
             let empty = Content {
@@ -254,7 +246,7 @@ impl Swarm {
             if update.bytes == 0 || update.bytes > self.model_bytes + 64 * 1024 {
                 return Validity::Invalid;
             }
-            self.transfers.want(update.update, update.bytes);
+            self.seek(update.update, update.bytes);
             self.check(update.update);
             match self.round.checks.get(&update.update) {
                 Some(Some(true)) => {}
@@ -274,12 +266,37 @@ impl Swarm {
         }
     }
 
-    /// Whether a body calls an update malformed that this peer found well-formed.
+    /// Whether a body calls an update malformed that this peer found well-formed, and that is no copy of another.
     fn slanders(&self, body: &Body) -> bool {
+        let update = |envelope: &Envelope| self.pool.commit(envelope.id()).map(|(_, commit)| commit.update);
         let verdicts = body.content.commits.iter().zip(&body.content.verdicts);
-        let malformed = verdicts.filter(|(_, verdict)| **verdict == Verdict::Malformed);
-        let mut updates = malformed.filter_map(|(envelope, _)| self.pool.commit(envelope.id()));
-        updates.any(|(_, commit)| self.round.checks.get(&commit.update) == Some(&Some(true)))
+        let of = |wanted: Verdict| {
+            let with = verdicts.clone().filter(move |(_, verdict)| **verdict == wanted);
+            with.filter_map(move |(envelope, _)| update(envelope))
+        };
+        let accepted: BTreeSet<Digest> = of(Verdict::Accepted).collect();
+        let mut malformed = of(Verdict::Malformed).filter(|update| !accepted.contains(update));
+        malformed.any(|update| self.round.checks.get(&update) == Some(&Some(true)))
+    }
+
+    /// Whether what a new body claims fits what this peer saw; `Pending` while that may still come. A body that more
+    /// than 2/3 prevoted before is not judged so again: they saw what it claims.
+    fn fits(&mut self, body: &Body) -> Validity {
+        let content = &body.content;
+        for envelope in content.commits.iter().chain(&content.list) {
+            self.ingest(envelope.clone(), None);
+        }
+        self.watch_lists();
+        if self.is_lenient() {
+            return Validity::Valid;
+        }
+        let ours = self.list().map(|listed| listed.id);
+        match (content.list.as_ref().map(Envelope::id), ours) {
+            (Some(_), None) => Validity::Pending,
+            (None, None) if self.pool.commits().next().is_some() => Validity::Invalid,
+            (theirs, ours) if theirs != ours || !self.is_fair(content) => Validity::Invalid,
+            _ => Validity::Valid,
+        }
     }
 
     fn prevote(&mut self) {
@@ -301,9 +318,11 @@ impl Swarm {
             }
             Some(_) => false,
         };
-        match self.validity(&proposal.body) {
-            Validity::Pending => {}
-            Validity::Valid if free => self.cast(VoteKind::Prevote, view, Some(digest)),
+        let seen_before = proposal.valid_view.is_some() || locked_on.is_some_and(|(_, body)| body == digest);
+        let fits = if seen_before { Validity::Valid } else { self.fits(&proposal.body) };
+        match (self.validity(&proposal.body), fits) {
+            (Validity::Valid, Validity::Valid) if free => self.cast(VoteKind::Prevote, view, Some(digest)),
+            (Validity::Pending, Validity::Pending | Validity::Valid) | (Validity::Valid, Validity::Pending) => {}
             _ => self.cast(VoteKind::Prevote, view, None),
         }
     }
@@ -388,7 +407,7 @@ impl Swarm {
             round: self.next_round(),
             vote,
             lock: locked.map(|(lock, _)| lock),
-            proposal: kept.and_then(|digest| self.body(digest)).cloned().map(Box::new),
+            proposal: kept.and_then(|digest| self.pool.body(digest)).cloned().map(Box::new),
         };
         self.persist(Stored::Vote { round: record.round, vote }, Record::Vote(record));
     }

@@ -22,8 +22,6 @@ pub struct Config {
     pub join: Join,
     /// Keeps every update of the run, so that others can replay it.
     pub archive: bool,
-    /// Fresh random bytes: the seeds of this peer's commits derive from them.
-    pub entropy: [u8; 32],
 }
 
 /// What the store gave back after a restart; all empty for a newcomer.

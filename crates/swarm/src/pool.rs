@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_wire::{
-    Digest, Envelope, PeerId, Round, View,
+    Digest, Envelope, Millis, PeerId, Round, View,
     limits::{JOINS_MAX, MESSAGES_PER_PEER_MAX, POOL_BYTES_PER_PEER_MAX},
     record::{Commit, CommitList, Message, Proposal, RecoveryAnswer, Said, Vote, VoteKind},
 };
@@ -61,12 +61,27 @@ impl Slot {
 struct Entry {
     envelope: Envelope,
     said: Said,
+    /// When it came.
+    at: Millis,
+    id: Digest,
+    /// Digest of a proposal's body, and id of the list in it: both take long to compute.
+    body: Option<(Digest, Option<Digest>)>,
+}
+
+/// A list of commits, and when it came.
+pub(crate) struct Listed<'a> {
+    pub id: Digest,
+    pub envelope: &'a Envelope,
+    pub list: &'a CommitList,
+    pub came: Millis,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
     entries: BTreeMap<(PeerId, Slot), Entry>,
     ids: BTreeMap<u64, (PeerId, Slot)>,
+    /// Authors of commits, by the commit's id.
+    authors: BTreeMap<Digest, PeerId>,
     /// Ids that were looked at and not kept, so that they are not asked for again.
     refused: BTreeSet<u64>,
 }
@@ -102,8 +117,9 @@ impl Pool {
     }
 
     /// Keeps a message unless its author already said something in its place; returns whether it was kept.
-    pub fn insert(&mut self, envelope: Envelope, said: Said, view: View) -> bool {
-        let id = short(envelope.id());
+    pub fn insert(&mut self, envelope: Envelope, said: Said, view: View, at: Millis) -> bool {
+        let whole_id = envelope.id();
+        let id = short(whole_id);
         let from = envelope.from;
         let slot = Slot::of(&said.message);
         let said_before = self.entries.range((from, Slot::Join)..).take_while(|((peer, _), _)| *peer == from);
@@ -124,7 +140,17 @@ impl Pool {
             self.refuse(id);
             return false;
         }
-        if let Some(old) = self.entries.insert((from, slot), Entry { envelope, said }) {
+        if slot == Slot::Commit {
+            self.authors.insert(whole_id, from);
+        }
+        let body = match &said.message {
+            Message::Proposal(proposal) => {
+                let body = &proposal.body;
+                Some((body.digest(), body.content.list.as_ref().map(Envelope::id)))
+            }
+            _ => None,
+        };
+        if let Some(old) = self.entries.insert((from, slot), Entry { envelope, said, at, id: whole_id, body }) {
             let old = short(old.envelope.id());
             self.ids.remove(&old);
             self.refuse(old);
@@ -139,6 +165,12 @@ impl Pool {
         matches!((before, &said.message), (Some(Message::Vote(old)), Message::Vote(new)) if old != new)
     }
 
+    /// Whether this leader closed the commits of the same view with another list.
+    pub fn lists_differ(&self, from: PeerId, list: &CommitList) -> bool {
+        let before = self.entries.get(&(from, Slot::CommitList(list.view))).map(|entry| &entry.said.message);
+        matches!(before, Some(Message::CommitList(old)) if old != list)
+    }
+
     pub fn ids(&self) -> Vec<u64> {
         self.ids.keys().copied().collect()
     }
@@ -151,6 +183,7 @@ impl Pool {
     pub fn next_round(&mut self, keep_join: impl Fn(Round, PeerId) -> bool) {
         self.entries.retain(|(peer, slot), entry| *slot == Slot::Join && keep_join(entry.said.round, *peer));
         self.ids.retain(|_, key| self.entries.contains_key(key));
+        self.authors.clear();
         self.refused.clear();
     }
 
@@ -178,19 +211,38 @@ impl Pool {
     }
 
     pub fn commit(&self, id: Digest) -> Option<(&Envelope, &Commit)> {
-        self.commits().find(|(envelope, _)| envelope.id() == id)
+        let entry = self.entries.get(&(*self.authors.get(&id)?, Slot::Commit))?;
+        match &entry.said.message {
+            Message::Commit(commit) => Some((&entry.envelope, commit)),
+            _ => None,
+        }
+    }
+
+    /// Ids of the commits with the times at which they came.
+    pub fn commit_times(&self) -> BTreeMap<Digest, Millis> {
+        let at = |peer: &PeerId| self.entries.get(&(*peer, Slot::Commit)).map(|entry| entry.at);
+        self.authors.iter().filter_map(|(id, peer)| Some((*id, at(peer)?))).collect()
+    }
+
+    /// Ids of the commits in peer order, as a list names them.
+    pub fn commit_ids(&self) -> Vec<Digest> {
+        let mut ids: Vec<(PeerId, Digest)> = self.authors.iter().map(|(id, peer)| (*peer, *id)).collect();
+        ids.sort_unstable();
+        ids.into_iter().map(|(_, id)| id).collect()
     }
 
     /// Lists of commits, lowest view first.
-    pub fn lists(&self) -> Vec<(&Envelope, &CommitList)> {
+    pub fn lists(&self) -> Vec<Listed<'_>> {
         let mut lists: Vec<_> = self
             .all()
             .filter_map(|(_, entry)| match &entry.said.message {
-                Message::CommitList(list) => Some((&entry.envelope, list)),
+                Message::CommitList(list) => {
+                    Some(Listed { id: entry.id, envelope: &entry.envelope, list, came: entry.at })
+                }
                 _ => None,
             })
             .collect();
-        lists.sort_by_key(|(_, list)| list.view);
+        lists.sort_by_key(|listed| listed.list.view);
         lists
     }
 
@@ -199,6 +251,11 @@ impl Pool {
             Some(Message::Reveal(seed)) => Some(*seed),
             _ => None,
         }
+    }
+
+    /// When a peer's seed came.
+    pub fn reveal_time(&self, peer: PeerId) -> Option<Millis> {
+        self.entries.get(&(peer, Slot::Reveal)).map(|entry| entry.at)
     }
 
     /// Peers that say they hold an update.
@@ -221,6 +278,20 @@ impl Pool {
             Message::Proposal(proposal) => Some((peer, &**proposal)),
             _ => None,
         })
+    }
+
+    /// A proposal of this body.
+    pub fn body(&self, digest: Digest) -> Option<&Proposal> {
+        let entry = self.entries.values().find(|entry| entry.body.is_some_and(|(body, _)| body == digest))?;
+        match &entry.said.message {
+            Message::Proposal(proposal) => Some(proposal),
+            _ => None,
+        }
+    }
+
+    /// Id of the list in each proposed body that has one.
+    pub fn lists_of_bodies(&self) -> BTreeMap<Digest, Digest> {
+        self.entries.values().filter_map(|entry| entry.body).filter_map(|(body, list)| Some((body, list?))).collect()
     }
 
     pub fn votes(&self) -> impl Iterator<Item = (PeerId, Vote, &Envelope)> {

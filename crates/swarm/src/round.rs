@@ -1,16 +1,16 @@
-//! The first half of a round: train, commit, close the commits, reveal, exchange.
+//! The first half of a round: train, commit, reveal, exchange.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_ledger::{AcceptedUpdate, more_than_two_thirds};
 use shoal_wire::{
     Digest, Envelope, PeerId,
-    record::{Commit, CommitList, Have, Message, Verdict, seed_hash},
+    record::{Commit, Content, Have, Message, Verdict, seed_hash},
 };
 
 use crate::{
-    Bytes, Job, Output, Swarm,
-    state::{Aggregate, CLOSING_GRACE_MS, Purpose},
+    Bytes, Job, Output, Record, Swarm,
+    state::{Aggregate, Purpose, Stored},
 };
 
 /// `Have`s that are not complete are said at most this often.
@@ -35,6 +35,11 @@ impl Swarm {
 
     pub(crate) fn train(&mut self) {
         let trains = self.active && self.chain.member(self.me).is_some_and(|member| member.trains);
+        if self.pool.commits().any(|(envelope, _)| envelope.from == self.me) && !self.round.trained {
+            // Made before a restart; others remember it, and a second one would contradict it.
+            self.round.trained = true;
+            self.abandon_training();
+        }
         if !trains || self.round.training.is_some() || self.round.trained || !self.has_head_model() {
             return;
         }
@@ -69,10 +74,8 @@ impl Swarm {
             return;
         }
         let digest = Digest::of(&update);
-        let seed = Digest::in_domain(
-            "shoal 2026 v1 own seed",
-            &[&self.entropy[..], &self.run.0, &self.next_round().to_le_bytes()].concat(),
-        );
+        // A restart before the exchange must not lose it: the commit binds.
+        self.persist(Stored::Other, Record::Blob { digest, bytes: update.clone(), pinned: false });
         let commit = Commit {
             parent: self.chain.head().body,
             update: digest,
@@ -81,32 +84,10 @@ impl Swarm {
             tokens,
             loss_first: losses.0,
             loss_last: losses.1,
-            seed_hash: seed_hash(seed),
+            seed_hash: seed_hash(self.own_seed()),
         };
         self.round.update = Some((digest, update));
-        self.round.seed = Some(seed);
         self.say(Message::Commit(commit));
-    }
-
-    /// Whether nobody needs to be waited for any more.
-    pub(crate) fn watch_closing(&mut self) {
-        if self.round.closing_since.is_none() && self.may_close() {
-            self.round.closing_since = Some(self.now);
-            self.changed = true;
-        }
-    }
-
-    fn may_close(&self) -> bool {
-        let Some(started) = self.round.started else { return false };
-        let trainers: Vec<PeerId> =
-            self.chain.head().roster.iter().filter(|member| member.trains).map(|member| member.peer).collect();
-        if trainers.is_empty() {
-            return self.chain.free_places() > 0 && self.valid_joins().next().is_some();
-        }
-        let committed: BTreeSet<PeerId> = self.pool.commits().map(|(envelope, _)| envelope.from).collect();
-        let leaving: BTreeSet<PeerId> = self.pool.leaves().map(|envelope| envelope.from).collect();
-        let awaited = |peer: &PeerId| !committed.contains(peer) && !leaving.contains(peer) && self.is_present(*peer);
-        !trainers.iter().any(awaited) || self.now.since(started) >= self.train_ms() + CLOSING_GRACE_MS
     }
 
     pub(crate) fn valid_joins(&self) -> impl Iterator<Item = &Envelope> {
@@ -117,76 +98,62 @@ impl Swarm {
             .map(|(envelope, _)| envelope)
     }
 
-    /// The leader of view 0 closes the commits; while it is silent, the next present leaders may.
-    pub(crate) fn close_commits(&mut self) {
-        let Some(since) = self.round.closing_since else { return };
-        if !self.is_voter() || !self.pool.lists().is_empty() || !self.has_head_model() {
-            return;
-        }
-        let leaders = self.chain.leaders();
-        let Some(mine) = leaders.iter().position(|peer| *peer == self.me) else { return };
-        let before = leaders[..mine].iter().filter(|peer| self.is_present(**peer)).count() as u64;
-        let wait_ms = before * u64::from(self.chain.manifest().timing.view_ms);
-        let commits: Vec<Digest> = self.pool.commits().map(|(envelope, _)| envelope.id()).collect();
-        if !commits.is_empty() && self.now.since(since) >= wait_ms {
-            self.say(Message::CommitList(CommitList { view: mine as u32, commits }));
-        }
-    }
-
     /// Once the commits are closed, this peer's seed and update may be seen.
     pub(crate) fn reveal(&mut self) {
-        if self.round.listed_at.is_none() && !self.pool.lists().is_empty() {
-            self.round.listed_at = Some(self.now);
-            self.round.closing_since.get_or_insert(self.now);
-            if let Some(started) = self.round.started {
-                self.gather_ms.push_back(self.now.since(started));
-                while self.gather_ms.len() > 8 {
-                    self.gather_ms.pop_front();
-                }
-            }
-        }
-        let Some((seed, (digest, update))) = self.round.seed.zip(self.round.update.clone()) else { return };
         if self.round.revealed {
             return;
         }
-        let own = self.pool.commits().find(|(envelope, _)| envelope.from == self.me).map(|(envelope, _)| envelope.id());
-        let listed = own.is_some_and(|own| self.pool.lists().iter().any(|(_, list)| list.commits.contains(&own)));
-        if listed {
-            self.round.revealed = true;
-            self.round.checks.insert(digest, Some(true));
-            self.transfers.keep(digest, update);
-            self.say(Message::Reveal(seed));
+        let own = self.pool.commits().find(|(envelope, _)| envelope.from == self.me);
+        let Some((id, commit)) = own.map(|(envelope, commit)| (envelope.id(), commit.clone())) else { return };
+        let seed = self.own_seed();
+        let listed = self.list().is_some_and(|listed| listed.list.commits.contains(&id));
+        if !listed || seed_hash(seed) != commit.seed_hash {
+            return;
         }
+        self.round.revealed = true;
+        match self.round.update.clone().filter(|(digest, _)| *digest == commit.update) {
+            Some((digest, update)) => {
+                self.round.checks.insert(digest, Some(true));
+                self.transfers.keep(digest, update);
+            }
+            // It was made before a restart.
+            None => self.seek(commit.update, commit.update_bytes),
+        }
+        self.say(Message::Reveal(seed));
+    }
+
+    /// The seed of this peer's commit: the same after a restart, so that a commit made before can be revealed.
+    fn own_seed(&self) -> Digest {
+        let about = [&self.run.0[..], &self.next_round().to_le_bytes(), &self.chain.head().body.0].concat();
+        self.identity.derive("shoal 2026 v1 own seed", &about)
     }
 
     /// Updates of the listed commits, with their sizes.
-    pub(crate) fn listed_updates(&self) -> Vec<(Digest, u64)> {
-        let lists = self.pool.lists();
-        let ids = lists.iter().flat_map(|(_, list)| &list.commits);
-        let mut updates: Vec<(Digest, u64)> = ids
-            .filter_map(|id| self.pool.commit(*id))
-            .map(|(_, commit)| (commit.update, commit.update_bytes))
-            .collect();
-        updates.sort_unstable();
-        updates.dedup();
-        updates
+    pub(crate) fn listed_updates(&self) -> &BTreeMap<Digest, u64> {
+        &self.round.exchanged
     }
 
     /// Fetches and checks the listed updates, and says which ones are here.
     pub(crate) fn exchange(&mut self) {
-        let listed = self.listed_updates();
+        let ids = self.list().map(|listed| listed.list.commits.clone()).unwrap_or_default();
+        for id in ids {
+            if let Some((_, commit)) = self.pool.commit(id) {
+                self.round.exchanged.insert(commit.update, commit.update_bytes);
+            }
+        }
+        let listed = self.round.exchanged.clone();
         for (update, bytes) in &listed {
             self.transfers.want(*update, *bytes);
             self.check(*update);
         }
         let here: Vec<Digest> = listed
-            .iter()
-            .map(|(update, _)| *update)
+            .into_keys()
             .filter(|update| self.transfers.has(*update) && matches!(self.round.checks.get(update), Some(Some(_))))
             .collect();
         let since = self.round.have_at.max(self.round.listed_at);
         let due = since.is_some_and(|at| self.now.since(at) >= HAVE_INTERVAL_MS);
-        if here.len() > self.round.have_said && self.is_member() && (here.len() == listed.len() || due) {
+        let all = here.len() == self.round.exchanged.len();
+        if here.len() > self.round.have_said && self.is_member() && (all || due) {
             self.round.have_said = here.len();
             self.round.have_at = Some(self.now);
             self.say(Message::Have(Have { updates: here }));
@@ -206,16 +173,21 @@ impl Swarm {
 
     /// What became of each listed commit as this peer sees it; `None` while the exchange goes on.
     pub(crate) fn verdicts(&self, commits: &[(Envelope, Commit)]) -> Option<Vec<Verdict>> {
-        let listed_at = self.round.listed_at?;
-        let over = self.now.since(listed_at) >= u64::from(self.chain.manifest().timing.exchange_ms_max);
-        let total = self.total_weight();
+        let (_, since) = self.round.exchange_since?;
+        let over = self.now.since(since) >= self.exchange_ms();
+        let times = self.pool.commit_times();
+        let came = |(envelope, _): &(Envelope, Commit)| (times.get(&envelope.id()).copied(), envelope.from);
         let mut verdicts = Vec::with_capacity(commits.len());
-        for (envelope, commit) in commits {
+        for named in commits {
+            let (envelope, commit) = named;
             let revealed = self.pool.reveal(envelope.from).is_some_and(|seed| seed_hash(seed) == commit.seed_hash);
             let checked = self.round.checks.get(&commit.update).copied().flatten();
-            let holders: BTreeSet<PeerId> = self.pool.holders(commit.update).collect();
-            let spread = more_than_two_thirds(self.weight_of(&holders), total);
-            let verdict = match (revealed, checked, spread) {
+            let first = commits
+                .iter()
+                .filter(|(_, other)| other.update == commit.update)
+                .all(|other| came(named) <= came(other));
+            let verdict = match (revealed, checked, self.is_spread(commit.update)) {
+                (true, ..) if !first => Verdict::Malformed,
                 (true, Some(true), true) => Verdict::Accepted,
                 (true, Some(false), _) => Verdict::Malformed,
                 _ if !over => return None,
@@ -225,6 +197,32 @@ impl Swarm {
             verdicts.push(verdict);
         }
         Some(verdicts)
+    }
+
+    fn exchange_ms(&self) -> u64 {
+        u64::from(self.chain.manifest().timing.exchange_ms_max)
+    }
+
+    /// Whether more than two thirds of the weight say that they hold an update.
+    fn is_spread(&self, update: Digest) -> bool {
+        let holders: BTreeSet<PeerId> = self.pool.holders(update).collect();
+        more_than_two_thirds(self.weight_of(&holders), self.total_weight())
+    }
+
+    /// Whether a body leaves out a seed or an update that this peer had in time. Whoever proposes must not choose among
+    /// draws by forgetting seeds, nor refuse what others hold.
+    pub(crate) fn is_fair(&self, content: &Content) -> bool {
+        let over = self.round.exchange_since.map(|(_, since)| since + self.exchange_ms());
+        let in_time = |peer: PeerId| self.pool.reveal_time(peer).zip(over).is_some_and(|(at, over)| at <= over);
+        let judged = content.commits.iter().zip(&content.seeds).zip(&content.verdicts);
+        judged.into_iter().all(|((envelope, seed), verdict)| {
+            let Some((_, commit)) = self.pool.commit(envelope.id()) else { return true };
+            let reveal = self.pool.reveal(envelope.from).filter(|seed| seed_hash(*seed) == commit.seed_hash);
+            let dropped = seed.is_none() && reveal.is_some() && in_time(envelope.from);
+            let well_formed = self.round.checks.get(&commit.update) == Some(&Some(true));
+            let refused = *verdict == Verdict::Unavailable && well_formed && self.is_spread(commit.update);
+            !dropped && !refused
+        })
     }
 
     /// What an outer step of this round computes: a name for its inputs.

@@ -115,7 +115,7 @@ impl Swarm {
             return (Phase::Committing, self.pool.commits().count() as f32 / members);
         }
         let listed = self.listed_updates();
-        let here = listed.iter().filter(|(update, _)| self.transfers.has(*update)).count();
+        let here = listed.keys().filter(|update| self.transfers.has(**update)).count();
         if here < listed.len() {
             return (Phase::Exchanging, here as f32 / listed.len() as f32);
         }

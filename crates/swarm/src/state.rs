@@ -27,7 +27,6 @@ pub struct Swarm {
     pub(crate) run: RunId,
     pub(crate) join: Join,
     pub(crate) archive: bool,
-    pub(crate) entropy: [u8; 32],
     pub(crate) now: Millis,
     pub(crate) out: VecDeque<Output>,
     pub(crate) drained: bool,
@@ -63,6 +62,8 @@ pub struct Swarm {
     pub(crate) active: bool,
     /// Votes from before a restart, of rounds that the stored chain does not reach.
     pub(crate) stored_votes: Vec<crate::Persisted>,
+    /// Blobs that the store was asked for in this round, and whether it lacks them.
+    pub(crate) sought: BTreeMap<Digest, bool>,
     /// Stable storage works, so this peer may vote.
     pub(crate) storage_works: bool,
     /// What became of the last trained update, until there is a newer one.
@@ -135,10 +136,20 @@ pub(crate) struct RoundState {
     pub stopped: bool,
     pub trained: bool,
     pub update: Option<(Digest, Bytes)>,
-    pub seed: Option<Digest>,
     pub revealed: bool,
     pub closing_since: Option<Millis>,
+    /// More than a third of the others' weight voted before this peer would have closed the commits.
+    pub vouched: bool,
+    /// Views of the lists that count here.
+    pub counting: BTreeSet<View>,
+    /// Views whose leader made two different lists.
+    pub void_lists: BTreeSet<View>,
+    /// When a list first counted: from then on, seeds and updates can be seen.
     pub listed_at: Option<Millis>,
+    /// The view of the list that counts, and since when it does.
+    pub exchange_since: Option<(View, Millis)>,
+    /// Updates of every list that counted, with their sizes.
+    pub exchanged: BTreeMap<Digest, u64>,
     /// Form checks: `None` while under way.
     pub checks: BTreeMap<Digest, Option<bool>>,
     pub aggregates: BTreeMap<Digest, Aggregate>,
@@ -231,7 +242,7 @@ impl Swarm {
     pub(crate) fn say(&mut self, message: Message) {
         let said = Said { run: self.run, round: self.next_round(), message };
         let envelope = said.clone().seal(&self.identity);
-        if self.pool.insert(envelope.clone(), said, self.round.view) {
+        if self.pool.insert(envelope.clone(), said, self.round.view, self.now) {
             self.changed = true;
             self.forward(&envelope, None);
         }

@@ -52,7 +52,6 @@ impl Swarm {
             identity: config.identity,
             join: config.join,
             archive: config.archive,
-            entropy: config.entropy,
             now,
             out: VecDeque::new(),
             drained: true,
@@ -77,6 +76,7 @@ impl Swarm {
             next_heartbeat: now,
             active: false,
             stored_votes: restored.votes,
+            sought: BTreeMap::new(),
             storage_works: true,
             settled: None,
             accepted_own: 0,
@@ -126,6 +126,9 @@ impl Swarm {
                 self.tell(Event::Trouble(format!("storage failed, so this peer stops voting: {reason}")));
             }
             Input::Loaded { blob, bytes } => {
+                if self.sought.remove(&blob).is_some() && bytes.is_none() {
+                    self.sought.insert(blob, true);
+                }
                 for (to, frame) in self.transfers.loaded(blob, bytes) {
                     self.send(to, &frame);
                 }
@@ -265,6 +268,7 @@ impl Swarm {
             self.train();
             self.stop_training_in_time();
             self.watch_closing();
+            self.watch_lists();
             self.close_commits();
             self.reveal();
             self.exchange();

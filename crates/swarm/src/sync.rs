@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use shoal_wire::{
     Digest, Envelope, PeerId, Round,
     frame::{Frame, Status},
-    limits::{CERTIFICATES_IN_ANSWER_MAX, ENVELOPES_MAX, FRAME_BYTES_MAX},
+    limits::{CERTIFICATES_IN_ANSWER_MAX, ENVELOPES_MAX, FRAME_BYTES_MAX, ROSTER_MAX},
     record::{Certificate, Message, Said},
 };
 
@@ -218,12 +218,21 @@ impl Swarm {
             self.pool.refuse(id);
             return;
         }
+        if let Message::CommitList(list) = &said.message
+            && self.pool.lists_differ(from, list)
+        {
+            self.round.void_lists.insert(list.view);
+            self.pool.refuse(id);
+            self.changed = true;
+            self.forward(&envelope, through);
+            return;
+        }
         if self.pool.contradicts(from, &said) {
             self.pool.refuse(id);
             self.emit(Output::Drop { peer: from, why: "signed two different votes in one view".to_owned() });
             return;
         }
-        if self.pool.insert(envelope.clone(), said, self.round.view) {
+        if self.pool.insert(envelope.clone(), said, self.round.view, self.now) {
             self.heard.insert(from, self.now);
             self.changed = true;
             self.forward(&envelope, through);
@@ -243,7 +252,10 @@ impl Swarm {
                     let size = commit.update_bytes > 0 && commit.update_bytes <= self.model_bytes + 64 * 1024;
                     (size || self.model_bytes == 0) && self.chain.check_commit(commit, from).is_ok()
                 }
-                Message::CommitList(list) => self.chain.leaders().get(list.view as usize) == Some(&from),
+                Message::CommitList(list) => {
+                    let leads = self.chain.leaders().get(list.view as usize) == Some(&from);
+                    leads && list.commits.len() <= ROSTER_MAX
+                }
                 Message::Proposal(proposal) if proposal.body.recovery.is_some() => self.anchors().contains(&from),
                 Message::Proposal(proposal) => self.leader(proposal.view) == Some(from),
                 Message::Vote(vote) => vote.parent == self.chain.head().body,
@@ -349,6 +361,7 @@ impl Swarm {
         let next = chain.head().round + 1;
         self.pool.next_round(|said, peer| said <= next && chain.check_join(said, peer).is_ok());
         self.round = crate::state::RoundState::default();
+        self.sought.clear();
         for link in self.links.values_mut() {
             link.known.clear();
             link.asked.clear();
@@ -375,6 +388,21 @@ impl Swarm {
         self.steps = self.steps.split_off(&(round + 1));
         self.stuck_since = None;
         self.changed = true;
+    }
+
+    /// Fetches a blob that this peer may have stored before a restart: from its own store first, then from others.
+    pub(crate) fn seek(&mut self, blob: Digest, bytes: u64) {
+        if self.transfers.has(blob) {
+            return;
+        }
+        match self.sought.get(&blob) {
+            None => {
+                self.sought.insert(blob, false);
+                self.emit(Output::Load { blob });
+            }
+            Some(false) => {}
+            Some(true) => self.transfers.want(blob, bytes),
+        }
     }
 
     /// Works towards the model of the newest certified round.
@@ -408,7 +436,7 @@ impl Swarm {
         }
         let mut updates = Vec::with_capacity(step.accepted.len());
         for update in &step.accepted {
-            self.transfers.want(update.update, update.bytes);
+            self.seek(update.update, update.bytes);
             updates.extend(self.transfers.get(update.update).map(|bytes| (update.weight, bytes)));
         }
         let busy = self.jobs.values().any(|purpose| matches!(purpose, Purpose::Replay { .. }));
@@ -460,7 +488,7 @@ impl Swarm {
 
     /// Keeps every fetch going that something still needs.
     pub(crate) fn fetch(&mut self) {
-        let mut needed: BTreeSet<Digest> = self.listed_updates().into_iter().map(|(update, _)| update).collect();
+        let mut needed: BTreeSet<Digest> = self.listed_updates().keys().copied().collect();
         if let Some((_, digest)) = self.checkpoint {
             self.transfers.want(digest, self.model_bytes);
             needed.insert(digest);

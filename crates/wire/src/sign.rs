@@ -101,6 +101,12 @@ impl Identity {
         PeerId(self.key.verifying_key().to_bytes())
     }
 
+    /// A secret that only this identity can make again, in the role that `context` names. Nothing about the key can be
+    /// learnt from it, so it may be revealed.
+    pub fn derive(&self, context: &str, about: &[u8]) -> Digest {
+        Digest::in_domain(context, &[&self.key.to_bytes()[..], about].concat())
+    }
+
     pub fn sign(&self, domain: Domain, payload: &[u8]) -> Signature {
         let digest = Digest::in_domain(domain.label(), payload);
         Signature(self.key.sign(&digest.0).to_bytes())

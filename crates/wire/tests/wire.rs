@@ -169,6 +169,15 @@ fn a_device_has_another_identity_in_every_run() {
 }
 
 #[test]
+fn a_derived_secret_comes_back_for_its_identity_and_role_only() {
+    let secret = identity().derive("a role", b"round 1");
+    assert_eq!(secret, identity().derive("a role", b"round 1"));
+    assert_ne!(secret, identity().derive("a role", b"round 2"));
+    assert_ne!(secret, identity().derive("another role", b"round 1"));
+    assert_ne!(secret, Identity::from_secret([8; 32]).derive("a role", b"round 1"));
+}
+
+#[test]
 fn digests_are_hexadecimal_for_people() {
     let digest = Digest::of(b"shoal");
     let text = serde_json::to_string(&digest).unwrap();
