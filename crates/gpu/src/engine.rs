@@ -9,8 +9,8 @@ use crate::{
     device::Gpu,
     forms::Forms,
     kernels::Kernel,
-    pipelines::{ARGUMENTS_STRIDE, StepUniform, bind, bind_layout, pipeline},
-    plan::{ARGUMENTS, Dispatch, Plan, Shape},
+    pipelines::{ARGUMENTS_STRIDE, Pipelines, StepUniform, bind},
+    plan::{ARGUMENTS, Plan, Shape},
     tune,
 };
 
@@ -68,10 +68,11 @@ impl GpuEngine {
         }
         let shape = Shape::of(model, batch, context)?;
         let gpu = Gpu::open().await?;
+        let mut pipelines = Pipelines::new(&gpu.device, shape.head as usize);
         let forms = match remembered.map(|text| Forms::from_text(text, shape, gpu.traits)) {
             Some(Ok(forms)) => forms,
             // What was remembered of another device or an older version is measured again.
-            _ => tune::fastest(&gpu, shape).await?,
+            _ => tune::fastest(&gpu, shape, &mut pipelines).await?,
         };
         let plan = Plan::new(&layout, shape, forms)?;
         fits(&gpu, "activations", plan.arena_values)?;
@@ -90,14 +91,11 @@ impl GpuEngine {
         let uniform = wgpu::BufferUsages::UNIFORM;
         let arguments = gpu.buffer("arguments", (plan.dispatches.len() * ARGUMENTS_STRIDE) as u64, uniform);
         let step = gpu.buffer("step", size_of::<StepUniform>() as u64, uniform);
-        let bind_layout = bind_layout(&gpu.device);
-        let bind_group = bind(&gpu.device, &bind_layout, &arguments, &step, &storage);
-        let mut pipelines = BTreeMap::new();
-        for Dispatch { kernel, .. } in &plan.dispatches {
-            if !pipelines.contains_key(kernel) {
-                pipelines.insert(*kernel, pipeline(&gpu.device, &bind_layout, *kernel, shape.head as usize)?);
-            }
+        let bind_group = bind(&gpu.device, pipelines.layout(), &arguments, &step, &storage);
+        for dispatch in &plan.dispatches {
+            pipelines.get(&gpu.device, dispatch.kernel)?;
         }
+        let pipelines = pipelines.keep(plan.dispatches.iter().map(|dispatch| dispatch.kernel));
         let buffer_bytes = storage.iter().map(wgpu::Buffer::size).sum::<u64>() + arguments.size() + step.size();
         let [params, _, first, second, arena, tokens, losses] = storage;
         gpu.queue.write_buffer(&arguments, 0, &argument_bytes(&plan));

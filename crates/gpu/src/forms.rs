@@ -49,25 +49,33 @@ impl Op {
         }
     }
 
-    /// The forms that are worth trying for a model's sizes on a device, the likeliest first. The last is correct
-    /// everywhere.
+    /// The forms that are worth trying for a model's sizes on a device, the likeliest first; the last does nothing that
+    /// a driver could get wrong.
     pub fn candidates(self, shape: Shape, device: Traits) -> Vec<Kernel> {
-        let fits = |kernel: &&Kernel| {
-            let aligned = match self {
-                // Products hand each other rows of one stride, so they are vectors all or none.
-                Self::Nt | Self::Nn | Self::Tn => shape.is_vector(),
-                Self::Norm | Self::NormDx => shape.hidden.is_multiple_of(4),
-                Self::CrossEntropy => true,
-                Self::AttentionDkv => shape.head.is_multiple_of(8) && shape.context.is_multiple_of(4),
-                Self::Attention | Self::AttentionDq => {
-                    shape.head.is_multiple_of(8) && (!kernel.needs_quads() || shape.context.is_multiple_of(4))
-                }
-            };
-            // Where the processor plays the graphics card, barriers and workgroup memory only cost.
-            let sensible = if device.software { !kernel.is_tiled() } else { !kernel.is_row() };
-            (!kernel.is_vector() || aligned) && (device.quads || !kernel.needs_quads()) && sensible
+        let fitting = || self.kernels().iter().rev().copied().filter(|kernel| self.fits(*kernel, shape, device));
+        let vectors: Vec<Kernel> = fitting().filter(|kernel| kernel.is_vector()).collect();
+        let mut found = if vectors.is_empty() { fitting().collect() } else { vectors };
+        if device.software {
+            // Their order is known there, and measuring it takes longer than a step.
+            found.truncate(1);
+        }
+        found
+    }
+
+    fn fits(self, kernel: Kernel, shape: Shape, device: Traits) -> bool {
+        let aligned = match self {
+            // Products hand each other rows of one stride, so they are vectors all or none.
+            Self::Nt | Self::Nn | Self::Tn => shape.is_vector(),
+            Self::Norm | Self::NormDx => shape.hidden.is_multiple_of(4),
+            Self::CrossEntropy => true,
+            Self::AttentionDkv => shape.head.is_multiple_of(8) && shape.context.is_multiple_of(4),
+            Self::Attention | Self::AttentionDq => {
+                shape.head.is_multiple_of(8) && (!kernel.needs_quads() || shape.context.is_multiple_of(4))
+            }
         };
-        self.kernels().iter().rev().filter(fits).copied().collect()
+        // Where the processor plays the graphics card, barriers and workgroup memory only cost.
+        let sensible = if device.software { !kernel.is_tiled() } else { !kernel.is_row() };
+        (!kernel.is_vector() || aligned) && (device.quads || !kernel.needs_quads()) && sensible
     }
 }
 

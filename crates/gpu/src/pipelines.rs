@@ -1,5 +1,7 @@
 //! What `common.wgsl` declares, on the host's side: the uniforms, the bind group and the pipelines.
 
+use std::collections::BTreeMap;
+
 use shoal_learn::EngineError;
 
 use crate::{kernels::Kernel, plan::ARGUMENTS};
@@ -56,6 +58,37 @@ pub(crate) fn bind(
         entries.push(wgpu::BindGroupEntry { binding: index as u32 + 2, resource: buffer.as_entire_binding() });
     }
     device.create_bind_group(&wgpu::BindGroupDescriptor { label: Some("shoal"), layout, entries: &entries })
+}
+
+/// The kernels that were compiled so far, for heads of one size.
+#[derive(Debug)]
+pub(crate) struct Pipelines {
+    layout: wgpu::BindGroupLayout,
+    head: usize,
+    compiled: BTreeMap<Kernel, wgpu::ComputePipeline>,
+}
+
+impl Pipelines {
+    pub fn new(device: &wgpu::Device, head: usize) -> Self {
+        Self { layout: bind_layout(device), head, compiled: BTreeMap::new() }
+    }
+
+    pub fn layout(&self) -> &wgpu::BindGroupLayout {
+        &self.layout
+    }
+
+    /// Compiles the kernel unless it is there.
+    pub fn get(&mut self, device: &wgpu::Device, kernel: Kernel) -> Result<&wgpu::ComputePipeline, EngineError> {
+        if !self.compiled.contains_key(&kernel) {
+            self.compiled.insert(kernel, pipeline(device, &self.layout, kernel, self.head)?);
+        }
+        Ok(&self.compiled[&kernel])
+    }
+
+    /// Only these are needed from now on.
+    pub fn keep(mut self, kernels: impl Iterator<Item = Kernel>) -> BTreeMap<Kernel, wgpu::ComputePipeline> {
+        kernels.filter_map(|kernel| Some((kernel, self.compiled.remove(&kernel)?))).collect()
+    }
 }
 
 /// Compiles a kernel for heads of `head` values.

@@ -8,7 +8,7 @@ use crate::{
     device::Gpu,
     forms::{Forms, Op},
     kernels::Kernel,
-    pipelines::{bind, bind_layout, pipeline},
+    pipelines::{Pipelines, bind},
     plan::{ARGUMENTS, NONE, Shape},
 };
 
@@ -34,23 +34,29 @@ struct Trial {
 }
 
 /// The fastest form of each operation for a model of this shape.
-pub(crate) async fn fastest(gpu: &Gpu, shape: Shape) -> Result<Forms, EngineError> {
+///
+/// What was compiled on the way is left in `pipelines`.
+pub(crate) async fn fastest(gpu: &Gpu, shape: Shape, pipelines: &mut Pipelines) -> Result<Forms, EngineError> {
     let mut forms = Forms::likeliest(shape, gpu.traits);
     let started = Instant::now();
     for op in Op::ALL {
         let candidates = op.candidates(shape, gpu.traits);
         let (Some(plain), true) = (candidates.last().copied(), candidates.len() > 1) else { continue };
         let trial = trial(op, shape);
-        let bench = Bench::new(gpu, &trial, shape.head as usize);
-        let expected = bench.result(plain, &trial, op).await?;
+        let bench = Bench::new(gpu, &trial, pipelines.layout());
+        let expected = bench.result(pipelines.get(&gpu.device, plain)?, plain, &trial, op).await?;
         let mut best = f64::MAX;
         for kernel in candidates {
             // What likely loses is not tried when time is short, but nothing is taken unchecked.
             let late = started.elapsed().as_secs_f64() * 1e3 > BUDGET_MS && best < f64::MAX;
-            if late || !same(&bench.result(kernel, &trial, op).await?, &expected) {
+            if late {
                 continue;
             }
-            let ms = bench.least_ms(kernel, &trial, op).await?;
+            let pipeline = pipelines.get(&gpu.device, kernel)?;
+            if !same(&bench.result(pipeline, kernel, &trial, op).await?, &expected) {
+                continue;
+            }
+            let ms = bench.least_ms(pipeline, grid(kernel, &trial, op)).await?;
             if ms < best {
                 best = ms;
                 forms.set(op, kernel);
@@ -147,16 +153,14 @@ fn attention(op: Op, shape: Shape) -> Trial {
 /// Buffers of noise for a trial.
 struct Bench<'a> {
     gpu: &'a Gpu,
-    layout: wgpu::BindGroupLayout,
     group: wgpu::BindGroup,
     arena: wgpu::Buffer,
     grads: wgpu::Buffer,
     noise: Vec<f32>,
-    head: usize,
 }
 
 impl<'a> Bench<'a> {
-    fn new(gpu: &'a Gpu, trial: &Trial, head: usize) -> Self {
+    fn new(gpu: &'a Gpu, trial: &Trial, layout: &wgpu::BindGroupLayout) -> Self {
         let noise = noise(trial.arena.max(trial.params));
         // The token buffer holds zeros: every target is the first of the vocabulary.
         let storage = [trial.params, trial.grads, 4, 4, trial.arena, 2 * TRIAL_ROWS as usize, 4]
@@ -166,32 +170,32 @@ impl<'a> Bench<'a> {
         let arguments = gpu.buffer("trial", ARGUMENTS as u64 * 4, uniform);
         gpu.queue.write_buffer(&arguments, 0, bytemuck::cast_slice(&trial.arguments));
         let step = gpu.buffer("trial", size_of::<crate::pipelines::StepUniform>() as u64, uniform);
-        let layout = bind_layout(&gpu.device);
-        let group = bind(&gpu.device, &layout, &arguments, &step, &storage);
+        let group = bind(&gpu.device, layout, &arguments, &step, &storage);
         let [_, grads, _, _, arena, ..] = storage;
-        Self { gpu, layout, group, arena, grads, noise, head }
-    }
-
-    fn pipeline(&self, kernel: Kernel) -> Result<wgpu::ComputePipeline, EngineError> {
-        pipeline(&self.gpu.device, &self.layout, kernel, self.head)
+        Self { gpu, group, arena, grads, noise }
     }
 
     /// What the kernel makes of the noise.
-    async fn result(&self, kernel: Kernel, trial: &Trial, op: Op) -> Result<Vec<f32>, EngineError> {
+    async fn result(
+        &self,
+        pipeline: &wgpu::ComputePipeline,
+        kernel: Kernel,
+        trial: &Trial,
+        op: Op,
+    ) -> Result<Vec<f32>, EngineError> {
         self.gpu.queue.write_buffer(&self.arena, 0, bytemuck::cast_slice(&self.noise[..trial.arena]));
-        self.run(&self.pipeline(kernel)?, grid(kernel, trial, op), 1);
+        self.run(pipeline, grid(kernel, trial, op), 1);
         let (start, length) = trial.result;
         let buffer = if op == Op::Tn { &self.grads } else { &self.arena };
         self.gpu.read(buffer, start, length).await
     }
 
     /// The least milliseconds that the kernel took.
-    async fn least_ms(&self, kernel: Kernel, trial: &Trial, op: Op) -> Result<f64, EngineError> {
-        let (pipeline, grid) = (self.pipeline(kernel)?, grid(kernel, trial, op));
+    async fn least_ms(&self, pipeline: &wgpu::ComputePipeline, grid: [u32; 3]) -> Result<f64, EngineError> {
         let (mut repeats, mut best) = (1, f64::MAX);
         loop {
             let started = Instant::now();
-            self.run(&pipeline, grid, repeats);
+            self.run(pipeline, grid, repeats);
             self.gpu.finished().await?;
             let ms = started.elapsed().as_secs_f64() * 1e3;
             best = best.min(ms / f64::from(repeats));
