@@ -7,11 +7,12 @@ use serde::Deserialize;
 use shoal_cpu::CpuEngine;
 use shoal_gpu::GpuEngine;
 use shoal_learn::{Batch, Engine, EngineError, StepSettings};
+use shoal_store::Files;
 use shoal_wire::Manifest;
 use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
 use wasm_bindgen_futures::JsFuture;
 
-use crate::scope;
+use crate::{files::BrowserFiles, scope};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -60,9 +61,46 @@ impl AnyEngine {
 
     pub async fn gpu(manifest: &Manifest) -> Result<Self, EngineError> {
         let (batch, context) = (manifest.recipe.batch as usize, manifest.recipe.context as usize);
-        Ok(Self::Gpu(Box::new(GpuEngine::new(&manifest.model, batch, context).await?)))
+        let memory = FormsMemory::open(manifest).await;
+        let known = memory.read().await;
+        let engine = GpuEngine::with_forms(&manifest.model, batch, context, known.as_deref()).await?;
+        if known.is_none_or(|known| known != engine.forms()) {
+            memory.write(&engine.forms()).await;
+        }
+        Ok(Self::Gpu(Box::new(engine)))
     }
 }
+
+/// Which forms of the kernels were the fastest here, for a shape of model: measured once, then remembered.
+struct FormsMemory {
+    files: BrowserFiles,
+    name: String,
+}
+
+impl FormsMemory {
+    async fn open(manifest: &Manifest) -> Self {
+        let (model, recipe) = (&manifest.model, &manifest.recipe);
+        let sizes = [model.hidden_size, model.intermediate_size, model.num_attention_heads, model.num_key_value_heads];
+        let shape = sizes.map(|size| size.to_string()).join("-");
+        let name = format!("kernel-forms-{shape}-{}x{}", recipe.batch, recipe.context);
+        // Without private files nothing is remembered, and it is measured each time.
+        Self { files: BrowserFiles::open("shoal").await.0, name }
+    }
+
+    async fn read(&self) -> Option<String> {
+        // What cannot be read is measured again.
+        let bytes = self.files.read(&self.name, FORMS_BYTES_MAX).await.ok()??;
+        String::from_utf8(bytes).ok()
+    }
+
+    async fn write(&self, forms: &str) {
+        if let Err(error) = self.files.write_atomic(&self.name, forms.as_bytes()).await {
+            web_sys::console::warn_1(&format!("the measured kernels are not remembered: {error}").into());
+        }
+    }
+}
+
+const FORMS_BYTES_MAX: u64 = 4096;
 
 #[wasm_bindgen]
 extern "C" {

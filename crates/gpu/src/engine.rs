@@ -69,6 +69,7 @@ impl GpuEngine {
         let shape = Shape::of(model, batch, context)?;
         let gpu = Gpu::open().await?;
         let mut pipelines = Pipelines::new(&gpu.device, shape.head as usize);
+        let remembered = remembered.and_then(|text| text.strip_prefix(gpu.name.as_str())?.strip_prefix('\n'));
         let forms = match remembered.map(|text| Forms::from_text(text, shape, gpu.traits)) {
             Some(Ok(forms)) => forms,
             // What was remembered of another device or an older version is measured again.
@@ -126,9 +127,9 @@ impl GpuEngine {
         &self.gpu.name
     }
 
-    /// The forms of the kernels in use, to be remembered for this device and this shape of model.
+    /// The device and the forms of the kernels in use, to be remembered for this shape of model.
     pub fn forms(&self) -> String {
-        self.forms.to_text()
+        format!("{}\n{}", self.gpu.name, self.forms.to_text())
     }
 
     pub fn counters(&self) -> Counters {

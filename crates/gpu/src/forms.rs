@@ -124,3 +124,62 @@ impl Forms {
         Ok(forms)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use shoal_wire::manifest::ModelSpec;
+
+    use super::*;
+
+    fn shape(hidden: u32, heads: u32, inner: u32, context: usize) -> Shape {
+        let model = ModelSpec {
+            vocab_size: 61,
+            hidden_size: hidden,
+            intermediate_size: inner,
+            num_hidden_layers: 1,
+            num_attention_heads: heads,
+            num_key_value_heads: heads,
+            max_position_embeddings: 64,
+            rms_norm_eps: 1e-5,
+            rope_theta: 10_000.0,
+            tie_word_embeddings: false,
+        };
+        Shape::of(&model, 2, context).unwrap()
+    }
+
+    const CARD: Traits = Traits { quads: true, software: false };
+    const SOFTWARE: Traits = Traits { quads: true, software: true };
+
+    #[test]
+    fn sizes_that_are_no_multiples_of_four_take_the_plain_forms() {
+        for device in [CARD, SOFTWARE] {
+            let forms = Forms::likeliest(shape(6, 1, 5, 7), device);
+            assert_eq!(
+                [Op::Nt, Op::Nn, Op::Tn].map(|op| forms.of(op)),
+                [Kernel::GemmNt, Kernel::GemmNn, Kernel::GemmTn]
+            );
+            assert_eq!(forms.of(Op::Attention), Kernel::Attention);
+            assert_eq!(forms.of(Op::Norm), Kernel::RmsNorm);
+        }
+    }
+
+    #[test]
+    fn workgroup_memory_is_for_cards_and_rows_are_for_processors() {
+        let all = |device| Op::ALL.map(|op| op.candidates(shape(32, 2, 88, 64), device)).concat();
+        assert!(all(CARD).iter().any(|kernel| kernel.is_tiled()) && !all(CARD).iter().any(|kernel| kernel.is_row()));
+        assert!(!all(SOFTWARE).iter().any(|kernel| kernel.is_tiled()) && all(SOFTWARE).contains(&Kernel::RmsNormRow));
+        assert!(!all(Traits { quads: false, ..CARD }).iter().any(|kernel| kernel.needs_quads()));
+    }
+
+    #[test]
+    fn remembered_forms_come_back_and_what_does_not_fit_is_refused() {
+        let shape = shape(32, 2, 88, 64);
+        let mut forms = Forms::likeliest(shape, CARD);
+        forms.set(Op::Nn, Kernel::GemmNnVec4);
+        assert_eq!(Forms::from_text(&forms.to_text(), shape, CARD).unwrap(), forms);
+        assert!(Forms::from_text("", shape, CARD).is_err());
+        let without = Traits { quads: false, ..CARD };
+        assert!(Forms::from_text(&Forms::likeliest(shape, CARD).to_text(), shape, without).is_err());
+    }
+}

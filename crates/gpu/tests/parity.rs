@@ -45,8 +45,11 @@ fn settings(step: u32) -> StepSettings {
 
 fn assert_close(what: &str, ours: &[f32], theirs: &[f32], tolerance: f32) {
     assert_eq!(ours.len(), theirs.len());
+    // Relative to the largest: a loss is its own measure, a small logit among large ones is not.
+    let largest = theirs.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
     for (index, (a, b)) in ours.iter().zip(theirs).enumerate() {
-        assert!((a - b).abs() <= tolerance * b.abs().max(1.0), "{what} {index}: {a} against {b}");
+        let scale = if what == "loss" { b.abs() } else { largest };
+        assert!((a - b).abs() <= tolerance * scale, "{what} {index}: {a} against {b}");
     }
 }
 
@@ -102,6 +105,59 @@ fn steady_steps_make_one_submit_and_few_dispatches() {
     assert_eq!(counters.submits, 1);
     let most = 24 * u64::from(spec.num_hidden_layers) + 12;
     assert!(counters.dispatches <= most, "{} dispatches, more than {most}", counters.dispatches);
+}
+
+#[test]
+fn what_was_measured_is_remembered_and_foreign_memories_are_not_used() {
+    let spec = model(32, 2, 2, 88, 1, 256, false);
+    let first = gpu(&spec, 2, 16).forms();
+    for memory in [first.as_str(), "another card\nGemmNt", ""] {
+        let engine = block_on(GpuEngine::with_forms(&spec, 2, 16, Some(memory))).unwrap();
+        assert_eq!(engine.forms().lines().next(), first.lines().next());
+    }
+    assert_eq!(block_on(GpuEngine::with_forms(&spec, 2, 16, Some(&first))).unwrap().forms(), first);
+}
+
+#[test]
+fn a_batch_that_the_plan_cannot_address_is_refused_before_anything_is_allocated() {
+    let spec = ModelSpec { max_position_embeddings: 1 << 16, ..model(32, 2, 2, 88, 1, 1 << 16, false) };
+    let error = block_on(GpuEngine::new(&spec, 64, 1024)).unwrap_err().to_string();
+    assert!(error.contains("fewer or shorter"), "{error}");
+}
+
+#[test]
+fn a_run_that_diverged_says_so_and_trains_again_after_a_reset() {
+    let spec = model(16, 2, 1, 24, 1, 32, false);
+    let weights = shoal_learn::init::genesis(&spec, Digest::of(b"diverge")).unwrap();
+    let mut gpu = gpu(&spec, 2, 8);
+    gpu.load(&weights).unwrap();
+    for step in 1..=3 {
+        let wild = settings(step);
+        gpu.step(&batch(step, 2, 8, 32), &StepSettings { lr: f32::MAX, ..wild }).unwrap();
+    }
+    assert!(block_on(gpu.losses()).unwrap().iter().any(|loss| !loss.is_finite()));
+    gpu.load(&weights).unwrap();
+    gpu.reset_moments().unwrap();
+    for step in 1..=3 {
+        gpu.step(&batch(step, 2, 8, 32), &settings(step)).unwrap();
+    }
+    let losses = block_on(gpu.losses()).unwrap();
+    assert!(losses.len() == 3 && losses.iter().all(|loss| loss.is_finite()), "{losses:?}");
+    assert!(gpu.step(&batch(1, 2, 8, 32), &settings(0)).is_err(), "steps count from 1");
+    let turned = Batch { batch: 8, context: 2, ..batch(1, 2, 8, 32) };
+    assert!(gpu.step(&turned, &settings(1)).is_err(), "a batch of another shape");
+}
+
+#[test]
+fn long_contexts_turn_by_the_same_angles() {
+    let spec = ModelSpec { max_position_embeddings: 1024, ..model(16, 2, 2, 24, 1, 32, false) };
+    let weights = shoal_learn::init::genesis(&spec, Digest::of(b"long")).unwrap();
+    let (mut cpu, mut gpu) = (CpuEngine::new(&spec, 1, 1024).unwrap(), gpu(&spec, 1, 1024));
+    cpu.load(&weights).unwrap();
+    gpu.load(&weights).unwrap();
+    let tokens = batch(5, 1, 1024, 32).inputs;
+    let ours = block_on(gpu.next_logits(&tokens)).unwrap();
+    assert_close("logit", &ours, &block_on(cpu.next_logits(&tokens)).unwrap(), 1e-4);
 }
 
 #[test]
