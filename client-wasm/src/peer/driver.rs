@@ -173,6 +173,7 @@ impl Driver {
                 let bytes = self.kept.blob(blob).await.map(Into::into);
                 self.due.push_back(Due::Plain(Input::Loaded { blob, bytes }));
             }
+            Output::Forget { blob } => warn(self.kept.forget(blob).await.map_err(|error| error.to_string())),
             Output::Tell(event) => self.tell(event).await,
             Output::Idle(_) => {}
         }

@@ -106,6 +106,11 @@ impl Kept {
         self.store.get_blob(digest).await.unwrap_or_default()
     }
 
+    pub async fn forget(&mut self, digest: Digest) -> Result<(), StoreError> {
+        self.blobs.remove(&digest);
+        self.store.remove_blob(digest).await
+    }
+
     pub async fn roll_back(&self, to: Round) -> Result<(), StoreError> {
         self.store.truncate_certificates(self.run, to + 1).await
     }

@@ -295,6 +295,7 @@ impl Driver {
                 Output::Stop { job, keep } => self.compute.stop(job, keep),
                 Output::Persist { id, record } => self.storage.persist(id, record),
                 Output::Load { blob } => self.storage.load(blob),
+                Output::Forget { blob } => self.storage.forget(blob),
                 Output::Tell(event) => {
                     if let Event::RolledBack { to } = event {
                         self.storage.roll_back(to);

@@ -33,6 +33,7 @@ pub(crate) enum StorageEvent {
 enum Command {
     Persist { id: RecordId, record: Record },
     Load(Digest),
+    Forget(Digest),
     RollBack { to: Round },
     Residual(Vec<u8>),
 }
@@ -70,6 +71,10 @@ impl Storage {
 
     pub fn load(&self, blob: Digest) {
         self.command(Command::Load(blob));
+    }
+
+    pub fn forget(&self, blob: Digest) {
+        self.command(Command::Forget(blob));
     }
 
     pub fn roll_back(&self, to: Round) {
@@ -119,6 +124,7 @@ impl Writer {
                 });
                 StorageEvent::Loaded { blob, bytes: bytes.map(Bytes::from) }
             }
+            Command::Forget(blob) => return self.warn(self.place.store.remove_blob(blob), "dropping an update"),
             Command::RollBack { to } => return self.warn(self.roll_back(to), "rolling back"),
             Command::Residual(residual) => {
                 let Place { store, run, peer, .. } = &self.place;

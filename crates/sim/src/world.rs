@@ -30,6 +30,8 @@ struct Disk {
     certificates: BTreeMap<Round, Certificate>,
     votes: Vec<Persisted>,
     blobs: BTreeMap<Digest, Bytes>,
+    /// Writes fail from now on.
+    broken: bool,
     /// When the last write that was begun is done: a disk writes in order, as both shells do.
     written_at: Millis,
 }
@@ -85,9 +87,13 @@ impl World {
     }
 
     pub fn with_manifest(seed: u64, network: Network, change: impl Fn(&mut Manifest)) -> Self {
+        Self::with_anchors(seed, network, 1, change)
+    }
+
+    pub fn with_anchors(seed: u64, network: Network, anchors: usize, change: impl Fn(&mut Manifest)) -> Self {
         let mut random = Random::new(seed);
-        let anchor = Identity::from_secret(random.bytes32());
-        let mut manifest = toy::toy_manifest(vec![anchor.peer()]);
+        let anchors: Vec<Identity> = (0..anchors).map(|_| Identity::from_secret(random.bytes32())).collect();
+        let mut manifest = toy::toy_manifest(anchors.iter().map(Identity::peer).collect());
         change(&mut manifest);
         let mut world = Self {
             now: Millis(1),
@@ -104,7 +110,9 @@ impl World {
             spoken_ids: BTreeSet::new(),
             told: Vec::new(),
         };
-        world.add(anchor, true);
+        for anchor in anchors {
+            world.add(anchor, true);
+        }
         world
     }
 
@@ -142,6 +150,19 @@ impl World {
     /// Everything said that is so, oldest first.
     pub fn envelopes(&self, wanted: impl Fn(&Said) -> bool) -> Vec<Envelope> {
         self.spoken.iter().filter(|envelope| read(envelope).is_some_and(|said| wanted(&said))).cloned().collect()
+    }
+
+    /// From now on this peer's disk takes nothing more, or takes it again.
+    pub fn break_disk(&mut self, peer: PeerId, broken: bool) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.disk.broken = broken;
+        }
+    }
+
+    /// Whether the last vote on a peer's disk is a lock in this round.
+    pub fn is_locked(&self, peer: PeerId, round: Round) -> bool {
+        let last = self.peers.get(&peer).and_then(|peer| peer.disk.votes.last());
+        last.is_some_and(|vote| vote.round == round && vote.lock.is_some())
     }
 
     /// How long a peer's training takes from now on.
@@ -183,6 +204,7 @@ impl World {
             archive: peer.anchor,
         };
         peer.life += 1;
+        peer.wake = Millis::NEVER;
         match Swarm::new(config, restored, self.now) {
             Ok(swarm) => peer.swarm = Some(swarm),
             Err(error) => unreachable!("what the world's own disk holds must hold: {error}"),
@@ -302,6 +324,10 @@ impl World {
                 let outcome = toy::run(id, &work);
                 self.input(id, Input::Computed { job, outcome });
             }
+            Happening::Done(DoneWork::Persisted { id: record, .. }) if peer.disk.broken => {
+                let reason = "the disk is full".to_owned();
+                self.input(id, Input::PersistFailed { record, reason });
+            }
             Happening::Done(DoneWork::Persisted { id: record, record: what }) => {
                 match *what {
                     Record::Vote(vote) => peer.disk.votes.push(vote),
@@ -350,6 +376,11 @@ impl World {
                     let wait_ms = peer.disk.written_at.since(self.now);
                     let done = DoneWork::Persisted { id: record, record: Box::new(what) };
                     self.later(id, wait_ms, Happening::Done(done));
+                }
+                Output::Forget { blob } => {
+                    if let Some(peer) = self.peers.get_mut(&id) {
+                        peer.disk.blobs.remove(&blob);
+                    }
                 }
                 Output::Load { blob } => self.later(id, 2, Happening::Done(DoneWork::Loaded(blob))),
                 Output::Tell(event) => {

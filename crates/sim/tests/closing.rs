@@ -191,3 +191,21 @@ fn a_leader_cannot_forget_the_seeds_that_others_revealed() {
         assert!(certificate.body.content.seeds.iter().all(Option::is_some), "seed {seed}");
     }
 }
+
+#[test]
+fn a_reload_between_commit_and_reveal_costs_no_trust() {
+    for seed in 150..154 {
+        let (mut world, peers) = world(seed, 3);
+        let (one, round) = (peers[0], world.round());
+        let trust = valid(&world, one);
+        let is_commit = |said: &Said| said.round == round + 1 && matches!(said.message, Message::Commit(_));
+        let committed = |world: &World| world.envelopes(is_commit).iter().any(|envelope| envelope.from == one);
+        assert!(world.run_until(60_000, committed));
+        world.run_for(60);
+        world.crash(one);
+        world.run_for(100);
+        world.start(one);
+        assert!(world.run_until(60_000, |world| world.round() > round && world.agree()), "seed {seed}");
+        assert_eq!(valid(&world, one), trust + 1, "seed {seed}");
+    }
+}

@@ -10,7 +10,7 @@ use shoal_ledger::more_than_two_thirds;
 use shoal_wire::{
     Digest, Envelope, PeerId, View,
     record::{
-        Body, Certificate, Commit, Content, Lock, Message, Proposal, Recovery, Verdict, Vote, VoteKind, seed_hash,
+        Body, Certificate, Commit, Content, Lock, Message, Proposal, Recovery, Said, Verdict, Vote, VoteKind, seed_hash,
     },
 };
 
@@ -28,7 +28,9 @@ pub(crate) enum Validity {
 
 impl Swarm {
     pub(crate) fn agree(&mut self) {
-        if let Some((certificate, step)) = self.decision() {
+        if let Some((certificate, step)) = self.decision()
+            && !self.hold_aside(&certificate)
+        {
             self.adopt_checked(certificate, step);
             return;
         }
@@ -340,6 +342,7 @@ impl Swarm {
                     self.round.valid = Some((view, Box::new(proposal)));
                 }
                 if self.round.phase == Phase::Prevote {
+                    self.keep_locked(digest);
                     self.round.lock = Some((Lock { view, content }, digest));
                     self.cast(VoteKind::Precommit, view, Some(digest));
                 }
@@ -349,6 +352,23 @@ impl Swarm {
             && self.is_quorum(self.voters(VoteKind::Prevote, view, |body| body.is_none()))
         {
             self.cast(VoteKind::Precommit, view, None);
+        }
+    }
+
+    /// Stores the updates that a body accepts, before the lock on it: whoever comes back with the lock must be able to
+    /// go on from it, even when everybody lost power.
+    fn keep_locked(&mut self, body: Digest) {
+        let Some(content) = self.pool.body(body).map(|proposal| &proposal.body.content) else { return };
+        let judged = content.commits.iter().zip(&content.verdicts);
+        let accepted = judged.filter(|(_, verdict)| **verdict == Verdict::Accepted);
+        let updates: Vec<Digest> = accepted
+            .filter_map(|(envelope, _)| Said::open(envelope, self.run).ok())
+            .filter_map(|said| if let Message::Commit(commit) = &said.message { Some(commit.update) } else { None })
+            .collect();
+        for update in updates {
+            if let Some(bytes) = self.transfers.get(update) {
+                self.keep_stored(update, bytes);
+            }
         }
     }
 

@@ -53,7 +53,7 @@ pub enum Input<'a> {
     },
     /// A [`Output::Persist`] reached stable storage.
     Persisted(RecordId),
-    /// A [`Output::Persist`] could not be stored: this peer stops voting.
+    /// A [`Output::Persist`] could not be stored. After a vote, this peer stops voting.
     PersistFailed {
         record: RecordId,
         reason: String,
@@ -105,6 +105,10 @@ pub enum Output {
     Persist {
         id: RecordId,
         record: Record,
+    },
+    /// Nobody needs this unpinned blob any more: it may be dropped.
+    Forget {
+        blob: Digest,
     },
     /// Read a blob from the store, then say [`Input::Loaded`].
     Load {

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use shoal_ledger::more_than_two_thirds;
 use shoal_wire::{
     Digest, Envelope, PeerId,
-    record::{Content, Lock, Message, Proposal, Recovery, RecoveryAnswer, RecoveryCall, VoteKind},
+    record::{Certificate, Content, Lock, Message, Proposal, Recovery, RecoveryAnswer, RecoveryCall, VoteKind},
 };
 
 use crate::{Event, Swarm, agree::Validity};
@@ -70,12 +70,37 @@ impl Swarm {
         self.say(Message::RecoveryCall(RecoveryCall { attempt }));
     }
 
+    /// Whether a certified recovery must wait for the round that it would replace: this peer is not in it, and a quorum
+    /// is here that may still certify the round. The wait is as long as a round can take.
+    pub(crate) fn hold_aside(&mut self, certificate: &Certificate) -> bool {
+        let Some(recovery) = &certificate.body.recovery else { return false };
+        if !self.is_member() || recovery.answers.iter().any(|envelope| envelope.from == self.me) {
+            return false;
+        }
+        let mut here = self.here();
+        here.retain(|peer| self.links.get(peer).is_none_or(|link| link.head < certificate.body.round));
+        if !more_than_two_thirds(self.weight_of(&here), self.total_weight()) {
+            return false;
+        }
+        let timing = &self.chain.manifest().timing;
+        let steps = [timing.train_ms_max, timing.exchange_ms_max, timing.recovery_ms, timing.view_ms.saturating_mul(8)];
+        let patience_ms: u64 = steps.into_iter().map(u64::from).sum();
+        let since = *self.round.held_since.get_or_insert(self.now);
+        self.now.since(since) < patience_ms
+    }
+
     fn signed_recovery(&self) -> bool {
         self.round.voted.keys().any(|(kind, _)| *kind == VoteKind::Recovery)
     }
 
     fn answer(&mut self) {
         let Some(attempt) = self.pool.recovery_call(self.anchors()).filter(|_| self.is_member()) else { return };
+        // Those who answer are waited for, so whoever goes or cannot sign stays silent.
+        let weighs = self.chain.weights().get(&self.me).is_some_and(|weight| *weight > 0);
+        let leaving = self.pool.leaves().any(|envelope| envelope.from == self.me);
+        if leaving || (weighs && !self.is_voter()) {
+            return;
+        }
         let answered = self.pool.recovery_answers(attempt).any(|(envelope, _)| envelope.from == self.me);
         if !answered {
             let lock = self.round.lock.map(|(lock, _)| lock);
@@ -95,6 +120,9 @@ impl Swarm {
             .map(|(envelope, answer)| (envelope.clone(), answer.lock))
             .collect();
         let answered: BTreeSet<PeerId> = answers.iter().map(|(envelope, _)| envelope.from).collect();
+        if self.proposer(&answered) != Some(self.me) {
+            return;
+        }
         let everybody = self.here().is_subset(&answered);
         if !everybody && self.now.since(called) < u64::from(self.chain.manifest().timing.view_ms) {
             return;
@@ -112,6 +140,17 @@ impl Swarm {
         }
     }
 
+    /// Of those who answered, the anchor whose proposal counts: the lowest, and none without a majority of the anchors,
+    /// since such a recovery could never hold and would cost its signers their only signature.
+    fn proposer(&self, answered: &BTreeSet<PeerId>) -> Option<PeerId> {
+        let mut anchors = self.anchors().to_vec();
+        anchors.sort_unstable();
+        anchors.dedup();
+        let all = anchors.len();
+        anchors.retain(|anchor| answered.contains(anchor));
+        anchors.first().copied().filter(|_| anchors.len() * 2 > all)
+    }
+
     fn content(&self, digest: Digest) -> Option<Content> {
         let own = self.round.valid.iter().map(|(_, proposal)| &**proposal);
         let all = self.pool.proposals().map(|(_, proposal)| proposal).chain(own);
@@ -124,7 +163,10 @@ impl Swarm {
         let newest = self
             .pool
             .proposals()
-            .filter(|(from, proposal)| anchors.contains(from) && proposal.body.recovery.is_some())
+            .filter(|(from, proposal)| {
+                let answers = proposal.body.recovery.iter().flat_map(|recovery| &recovery.answers);
+                self.proposer(&answers.map(|envelope| envelope.from).collect()) == Some(*from)
+            })
             .max_by_key(|(_, proposal)| proposal.view)
             .map(|(_, proposal)| proposal.clone());
         let Some(proposal) = newest.filter(|_| self.has_head_model()) else { return };

@@ -25,6 +25,15 @@ impl Swarm {
         }
     }
 
+    /// A peer whose votes cannot be stored must not be waited for: it leaves, and comes back without a vote.
+    pub(crate) fn step_down(&mut self) {
+        let waited_for = self.chain.member(self.me).is_some_and(|member| member.durable);
+        let leaving = self.pool.leaves().any(|envelope| envelope.from == self.me);
+        if waited_for && !self.join.durable && !leaving && !self.anchors().contains(&self.me) {
+            self.say(Message::Leave);
+        }
+    }
+
     /// How long this round trains: 1.3 times the median of the last rounds, within the manifest's bounds.
     pub(crate) fn train_ms(&self) -> u64 {
         let longest = u64::from(self.chain.manifest().timing.train_ms_max);
@@ -75,7 +84,7 @@ impl Swarm {
         }
         let digest = Digest::of(&update);
         // A restart before the exchange must not lose it: the commit binds.
-        self.persist(Stored::Other, Record::Blob { digest, bytes: update.clone(), pinned: false });
+        self.keep_stored(digest, update.clone());
         let commit = Commit {
             parent: self.chain.head().body,
             update: digest,
@@ -96,6 +105,13 @@ impl Swarm {
             .joins()
             .filter(|(envelope, said)| self.chain.check_join(*said, envelope.from).is_ok())
             .map(|(envelope, _)| envelope)
+    }
+
+    /// Stores an update until its round is over.
+    pub(crate) fn keep_stored(&mut self, digest: Digest, bytes: Bytes) {
+        if self.kept.entry(self.next_round()).or_default().insert(digest) {
+            self.persist(Stored::Other, Record::Blob { digest, bytes, pinned: false });
+        }
     }
 
     /// Once the commits are closed, this peer's seed and update may be seen.

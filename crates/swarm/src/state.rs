@@ -64,8 +64,10 @@ pub struct Swarm {
     pub(crate) stored_votes: Vec<crate::Persisted>,
     /// Blobs that the store was asked for in this round, and whether it lacks them.
     pub(crate) sought: BTreeMap<Digest, bool>,
-    /// Stable storage works, so this peer may vote.
-    pub(crate) storage_works: bool,
+    /// Updates of rounds that this archive could not replay, which it still looks for.
+    pub(crate) backlog: BTreeMap<Round, BTreeMap<Digest, u64>>,
+    /// Updates that were stored so that a lock on them survives a crash, by round.
+    pub(crate) kept: BTreeMap<Round, BTreeSet<Digest>>,
     /// What became of the last trained update, until there is a newer one.
     pub(crate) settled: Option<bool>,
     pub(crate) was_member: bool,
@@ -170,6 +172,8 @@ pub(crate) struct RoundState {
     pub bodies: BTreeMap<Digest, bool>,
 
     pub lacking_since: Option<Millis>,
+    /// Since when a recovery without this peer waits for the round that it would replace.
+    pub held_since: Option<Millis>,
     pub attempt: Option<(u32, Millis)>,
     pub recovery_proposed: Option<u32>,
 }
@@ -192,7 +196,7 @@ impl Swarm {
     }
 
     pub(crate) fn is_voter(&self) -> bool {
-        self.storage_works && self.join.durable && self.chain.weights().get(&self.me).is_some_and(|weight| *weight > 0)
+        self.join.durable && self.chain.weights().get(&self.me).is_some_and(|weight| *weight > 0)
     }
 
     /// Whether a peer was heard of lately, directly or through others.

@@ -77,7 +77,8 @@ impl Swarm {
             active: false,
             stored_votes: restored.votes,
             sought: BTreeMap::new(),
-            storage_works: true,
+            backlog: BTreeMap::new(),
+            kept: BTreeMap::new(),
             settled: None,
             accepted_own: 0,
             stored_round: head_round,
@@ -121,9 +122,14 @@ impl Swarm {
                 }
             }
             Input::PersistFailed { record, reason } => {
-                self.records.remove(&record);
-                self.storage_works = false;
-                self.tell(Event::Trouble(format!("storage failed, so this peer stops voting: {reason}")));
+                if let Some(Stored::Vote { .. }) = self.records.remove(&record) {
+                    self.join.durable = false;
+                    self.tell(Event::Trouble(format!(
+                        "a vote could not be stored, so this peer stops voting: {reason}"
+                    )));
+                } else {
+                    self.tell(Event::Trouble(format!("a record could not be stored: {reason}")));
+                }
             }
             Input::Loaded { blob, bytes } => {
                 if self.sought.remove(&blob).is_some() && bytes.is_none() {
@@ -194,12 +200,14 @@ impl Swarm {
                 None => {}
             },
             Frame::Range { blob, offset, bytes } => {
-                if self.transfers.arrived(self.now, from, blob, offset, &bytes) == Arrival::Damaged {
-                    self.tell(Event::Trouble(format!(
+                match self.transfers.arrived(self.now, from, blob, offset, &bytes) {
+                    Arrival::Damaged => self.tell(Event::Trouble(format!(
                         "{} sent bytes that are not blob {}",
                         from.short(),
                         blob.short()
-                    )));
+                    ))),
+                    Arrival::Part | Arrival::Complete(_) => self.unstuck(blob),
+                    Arrival::Nothing => {}
                 }
             }
             Frame::NoBlob(blob) => self.transfers.denied(self.now, from, blob),
@@ -264,6 +272,7 @@ impl Swarm {
             self.changed = false;
             self.heartbeat();
             self.catch_up();
+            self.step_down();
             self.ask_to_join();
             self.train();
             self.stop_training_in_time();
@@ -274,6 +283,7 @@ impl Swarm {
             self.exchange();
             self.recover();
             self.agree();
+            self.fill_backlog();
             self.fetch();
             if !self.changed {
                 break;

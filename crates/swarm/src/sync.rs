@@ -1,6 +1,6 @@
 //! Staying together: heartbeats, messages that were lost, certificates and models that this peer lacks.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_wire::{
     Digest, Envelope, PeerId, Round,
@@ -23,6 +23,11 @@ const EARLY_MAX: usize = 512;
 const REPLAY_ROUNDS_MAX: u64 = 8;
 /// Updates that nobody sends for this long are given up for a checkpoint.
 const STUCK_MS: u64 = 10_000;
+/// Stored updates of so many rounds outlive their certificate, for when the model does not get to the disk.
+const KEPT_ROUNDS: u64 = 2;
+/// An archive looks for the updates of so many left rounds at a time, for this long.
+const BACKLOG_ROUNDS: usize = 4;
+const BACKLOG_TURN_MS: u64 = 20_000;
 
 impl Swarm {
     pub(crate) fn heartbeat(&mut self) {
@@ -138,7 +143,11 @@ impl Swarm {
             if self.certificates.get(&round).is_some_and(|ours| ours.body == certificate.body) {
                 continue;
             }
-            if round <= self.chain.head().round && self.chain.is_beaten_by(&certificate) {
+            if round <= self.chain.head().round {
+                if !self.chain.is_beaten_by(&certificate) {
+                    // Ours stays, and what they have after this follows from theirs.
+                    return;
+                }
                 self.roll_back(round - 1);
             }
             forked = round == self.next_round() && certificate.body.parent != self.chain.head().body;
@@ -147,6 +156,11 @@ impl Swarm {
             }
         }
         let next = self.next_round();
+        if !forked && last > 0 && last < next - 1 && self.links.get(&from).is_some_and(|link| link.head > last) {
+            // All of these are ours too: what parts us comes later.
+            self.ask_certificates(from, last + 1);
+            return;
+        }
         let resume = match (forked, self.first_recovery()) {
             // Their history parted from ours, which only a recovery of ours can explain: compare from there on.
             (true, Some(recovery)) => recovery,
@@ -267,6 +281,9 @@ impl Swarm {
     /// Takes one certified round into the chain; false when it does not hold.
     pub(crate) fn adopt(&mut self, certificate: Certificate) -> bool {
         let Ok(step) = self.chain.check(&certificate) else { return false };
+        if self.hold_aside(&certificate) {
+            return false;
+        }
         self.adopt_checked(certificate, step);
         true
     }
@@ -383,6 +400,12 @@ impl Swarm {
             self.persist(Stored::Other, Record::Blob { digest, bytes: model.clone(), pinned: false });
         }
         self.store_certificates(round);
+        let kept = self.kept.split_off(&round.saturating_sub(KEPT_ROUNDS));
+        for blob in core::mem::replace(&mut self.kept, kept).into_values().flatten() {
+            if !self.archive {
+                self.emit(Output::Forget { blob });
+            }
+        }
         self.transfers.keep(digest, model.clone());
         self.model = Some((round, model));
         self.steps = self.steps.split_off(&(round + 1));
@@ -469,11 +492,63 @@ impl Swarm {
         }
     }
 
+    /// Progress with the updates of the round being replayed.
+    pub(crate) fn unstuck(&mut self, blob: Digest) {
+        let next = self.model.as_ref().map(|(here, _)| here + 1);
+        let replayed = next.and_then(|next| self.steps.get(&next));
+        if replayed.is_some_and(|step| step.accepted.iter().any(|update| update.update == blob)) {
+            self.stuck_since = Some(self.now);
+        }
+    }
+
+    /// An archive that takes a checkpoint goes on looking for the updates of the rounds before, or those could never be
+    /// replayed from it.
+    fn leave_behind(&mut self, round: Round) {
+        if !self.archive {
+            return;
+        }
+        let behind = self.steps.range(..=round).filter(|(_, step)| !step.accepted.is_empty());
+        let behind: BTreeMap<Round, BTreeMap<Digest, u64>> = behind
+            .map(|(round, step)| (*round, step.accepted.iter().map(|update| (update.update, update.bytes)).collect()))
+            .collect();
+        if let (Some(first), Some(last)) = (behind.keys().next(), behind.keys().next_back()) {
+            let text = format!("took a checkpoint; still looking for the updates of rounds {first} to {last}");
+            self.tell(Event::Trouble(text));
+        }
+        self.backlog.extend(behind);
+    }
+
+    /// The rounds of the backlog whose turn it is: some at a time, and what cannot be had does not stop the others.
+    fn backlog_turn(&self) -> Vec<Round> {
+        let rounds: Vec<Round> = self.backlog.keys().copied().collect();
+        let first = (self.now.0 / BACKLOG_TURN_MS) as usize * BACKLOG_ROUNDS % rounds.len().max(1);
+        rounds.iter().cycle().skip(first).take(BACKLOG_ROUNDS.min(rounds.len())).copied().collect()
+    }
+
+    /// Stores what arrived of the backlog, and asks for more.
+    pub(crate) fn fill_backlog(&mut self) {
+        for round in self.backlog_turn() {
+            let Some(mut updates) = self.backlog.remove(&round) else { continue };
+            updates.retain(|digest, bytes| {
+                self.seek(*digest, *bytes);
+                let here = self.transfers.get(*digest);
+                if let Some(bytes) = here.clone() {
+                    self.persist(Stored::Other, Record::Blob { digest: *digest, bytes, pinned: true });
+                }
+                here.is_none()
+            });
+            if !updates.is_empty() {
+                self.backlog.insert(round, updates);
+            }
+        }
+    }
+
     fn fetch_checkpoint(&mut self) {
         let links: Vec<PeerId> = self.links.keys().copied().collect();
         if let Some((round, digest)) = self.checkpoint {
             if let Some(model) = self.transfers.get(digest) {
                 self.checkpoint = None;
+                self.leave_behind(round);
                 self.hold_model(round, model);
                 self.tell(Event::CaughtUp { round, model: digest });
             } else if self.transfers.is_unavailable(digest, &links) {
@@ -497,6 +572,9 @@ impl Swarm {
             needed.extend(step.accepted.iter().map(|update| update.update));
         }
         needed.extend(&self.round.needed);
+        for round in self.backlog_turn() {
+            needed.extend(self.backlog.get(&round).into_iter().flat_map(BTreeMap::keys));
+        }
         self.transfers.retain_wants(&needed);
         let links: Vec<PeerId> = self.links.keys().copied().collect();
         let pool = &self.pool;

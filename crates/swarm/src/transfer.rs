@@ -59,6 +59,8 @@ pub(crate) struct Transfers {
 #[derive(Debug, PartialEq)]
 pub(crate) enum Arrival {
     Nothing,
+    /// A range of something wanted.
+    Part,
     Complete(Bytes),
     /// The bytes that one peer alone sent do not hash to their address. A relay may have damaged them on the way, so
     /// the peer keeps its link; it is only not asked for this blob for a while.
@@ -184,7 +186,7 @@ impl Transfers {
         want.sources.insert(from);
         want.bytes[start as usize..start as usize + bytes.len()].copy_from_slice(bytes);
         if !want.missing.is_empty() || !want.in_flight.is_empty() {
-            return Arrival::Nothing;
+            return Arrival::Part;
         }
         if Digest::of(&want.bytes) == blob {
             let complete: Bytes = core::mem::take(&mut want.bytes).into();
@@ -326,14 +328,14 @@ mod tests {
         assert!(first.iter().any(|(peer, ..)| *peer == A) && first.iter().any(|(peer, ..)| *peer == B));
         let part = |offset: u64, bytes: u32| &whole[offset as usize..offset as usize + bytes as usize];
         for (peer, offset, bytes) in first.into_iter().filter(|(peer, ..)| *peer == A) {
-            assert_eq!(transfers.arrived(Millis(1), peer, blob, offset, part(offset, bytes)), Arrival::Nothing);
+            assert_eq!(transfers.arrived(Millis(1), peer, blob, offset, part(offset, bytes)), Arrival::Part);
         }
         transfers.link_down(B);
         let rest = asked(&mut transfers, Millis(2), &[A]);
         let last = rest.len() - 1;
         for (index, (peer, offset, bytes)) in rest.into_iter().enumerate() {
             let arrival = transfers.arrived(Millis(3), peer, blob, offset, part(offset, bytes));
-            assert_eq!(arrival, if index == last { Arrival::Complete(whole.clone().into()) } else { Arrival::Nothing });
+            assert_eq!(arrival, if index == last { Arrival::Complete(whole.clone().into()) } else { Arrival::Part });
         }
         assert!(!transfers.is_fetching());
     }
