@@ -123,11 +123,11 @@ impl Kernel {
     /// The kernel's WGSL for heads of `head` values.
     pub fn source(self, head: usize) -> Result<String, EngineError> {
         let names = self.names(head);
-        let constants: String =
-            names.iter().map(|(name, number)| format!("const {name}: u32 = {number}u;\n")).collect();
+        let constants =
+            names.iter().map(|(name, number)| format!("const {name}: u32 = {number}u;")).collect::<Vec<_>>();
         let enable = if self.needs_quads() { QUADS } else { "" };
         let body = expand(&format!("{}\n{}", include_str!("shaders/common.wgsl"), self.text()), &names)?;
-        Ok(format!("{enable}{constants}{body}"))
+        Ok(format!("{enable}{}\n{body}", constants.join("\n")))
     }
 }
 
