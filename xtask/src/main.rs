@@ -3,6 +3,7 @@
 //! Each command does all of its own set-up, says what it is doing, and stops with what to do when something
 //! cannot be installed. What is already done is not done again.
 
+mod bench;
 mod build;
 mod check;
 mod count;
@@ -42,6 +43,11 @@ enum Command {
         #[arg(long)]
         quick: bool,
     },
+    /// Measure Shoal beside its peers; the last line is a JSON object
+    Bench {
+        #[command(subcommand)]
+        which: bench::Bench,
+    },
     /// Format, lints, dependencies, house rules and size budgets
     Check,
     /// The house rules alone (part of `check`)
@@ -57,6 +63,7 @@ fn main() -> ExitCode {
         Command::Serve { relay } => serve::serve(&relay),
         Command::Build => build::everything().map(|()| true),
         Command::Test { quick } => test::test(quick),
+        Command::Bench { which } => bench::bench(&which),
         Command::Check => check::check(),
         Command::Tidy { bless } => tidy::tidy(bless).map(|()| true),
     };
