@@ -1,6 +1,6 @@
 //! The chain: checks each certificate against everything before it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use shoal_wire::{
     Digest, Envelope, Manifest, PeerId, Round, RunId, Verified,
@@ -30,6 +30,8 @@ pub struct Head {
     pub roster: Vec<Member>,
     /// Median norms of the last rounds that accepted updates, oldest first.
     pub history: VecDeque<Vec<u64>>,
+    /// Updates that the last rounds accepted, oldest first: nobody is paid for one of them again.
+    pub recent: VecDeque<Vec<Digest>>,
     /// Whether the round was certified by a recovery.
     pub recovery: bool,
 }
@@ -90,6 +92,7 @@ impl Chain {
             randomness: Digest::in_domain("shoal 2026 v1 first randomness", &[manifest.seed.0, run.0].concat()),
             roster: anchors.into_iter().map(member).collect(),
             history: VecDeque::new(),
+            recent: VecDeque::new(),
             recovery: false,
         };
         Self { manifest, run, head, earlier: VecDeque::new(), credit: BTreeMap::new() }
@@ -136,7 +139,8 @@ impl Chain {
             && commit.tokens > 0
             && commit.tokens <= self.assigned_tokens()
             && commit.loss_first.is_finite()
-            && commit.loss_last.is_finite();
+            && commit.loss_last.is_finite()
+            && !self.head.recent.iter().flatten().any(|update| *update == commit.update);
         if trains && fits { Ok(()) } else { Err(LedgerError::Misplaced { what: "commit", peer: from }) }
     }
 
@@ -239,12 +243,22 @@ impl Chain {
     /// Moves the head on to a certificate that [`Self::check`] found good, with nothing applied in between.
     pub fn advance(&mut self, certificate: &Certificate) {
         let body = &certificate.body;
+        let judged = body.content.commits.iter().zip(&body.content.verdicts);
+        let accepted: Vec<(PeerId, Commit)> = judged
+            .filter(|(_, verdict)| **verdict == Verdict::Accepted)
+            .filter_map(|(envelope, _)| Some((envelope.from, open_commit(envelope, self.run).ok()?.1)))
+            .collect();
         let mut history = self.head.history.clone();
         if !body.content.norms.is_empty() {
             history.push_back(body.content.norms.clone());
             while history.len() > HISTORY_ROUNDS {
                 history.pop_front();
             }
+        }
+        let mut recent = self.head.recent.clone();
+        recent.push_back(accepted.iter().map(|(_, commit)| commit.update).collect());
+        while recent.len() > HISTORY_ROUNDS {
+            recent.pop_front();
         }
         let next = Head {
             round: body.round,
@@ -253,19 +267,17 @@ impl Chain {
             randomness: body.randomness,
             roster: body.roster.clone(),
             history,
+            recent,
             recovery: body.recovery.is_some(),
         };
         self.earlier.push_back((core::mem::replace(&mut self.head, next), self.credit.clone()));
         while self.earlier.len() > self.manifest.timing.recovery_window_rounds.max(1) as usize {
             self.earlier.pop_front();
         }
-        for (commit, verdict) in body.content.commits.iter().zip(&body.content.verdicts) {
-            if *verdict == Verdict::Accepted {
-                let tokens = open_commit(commit, self.run).map_or(0, |commit| commit.1.tokens);
-                let credit = self.credit.entry(commit.from).or_default();
-                credit.rounds += 1;
-                credit.tokens += tokens;
-            }
+        for (peer, commit) in accepted {
+            let credit = self.credit.entry(peer).or_default();
+            credit.rounds += 1;
+            credit.tokens += commit.tokens;
         }
     }
 
@@ -351,6 +363,11 @@ impl Chain {
                 None if *verdict != Verdict::Withheld => return Err(LedgerError::Verdicts),
                 _ => {}
             }
+        }
+        let mut taken = BTreeSet::new();
+        let accepted = commits.iter().zip(&content.verdicts).filter(|(_, verdict)| **verdict == Verdict::Accepted);
+        if let Some(((peer, _), _)) = accepted.into_iter().find(|((_, commit), _)| !taken.insert(commit.update)) {
+            return Err(LedgerError::Copied(*peer));
         }
         let accepted = content.verdicts.contains(&Verdict::Accepted);
         if accepted == content.norms.is_empty() {

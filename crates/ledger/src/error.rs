@@ -25,6 +25,8 @@ pub enum LedgerError {
     Verdicts,
     #[error("the seed of {0} is not the one it committed to")]
     Seed(PeerId),
+    #[error("the update of {0} is accepted twice")]
+    Copied(PeerId),
     #[error("a round without accepted updates must not change the model")]
     ChangedWithoutUpdates,
     #[error("the recovery does not carry on the newest lock")]

@@ -29,17 +29,18 @@ fn is_young(roster: &[Member]) -> bool {
     roster.iter().filter(|member| member.valid >= ESTABLISHED_ROUNDS).count() < ESTABLISHED_PEERS_MIN
 }
 
-/// Vote weight of each member, in roster order. A member without durable storage weighs nothing. In a young run all
-/// weigh the same; later all fresh members together hold at most a tenth of the vote.
+/// Vote weight of each member, in roster order. A member without durable storage weighs nothing, and one that does not
+/// train neither, unless it is an anchor. In a young run all others weigh the same; later all fresh members together hold at most a tenth of the vote.
 pub fn vote_weights(roster: &[Member], anchors: &[PeerId]) -> Vec<u64> {
     let young = is_young(roster);
-    let votes = |member: &&Member| member.durable;
+    let may_vote = |member: &Member| member.durable && (member.trains || anchors.contains(&member.peer));
+    let votes = |member: &&Member| may_vote(member);
     let established =
         roster.iter().filter(votes).filter(|member| is_established(member, anchors)).count() as u64 * FULL_WEIGHT;
     let fresh = roster.iter().filter(votes).filter(|member| !is_established(member, anchors)).count() as u64;
     // fresh / (fresh + established) <= 1/10
     let each_fresh = (established / 9).checked_div(fresh).unwrap_or(0).min(FULL_WEIGHT);
-    let weigh = |member: &Member| match (member.durable, young || is_established(member, anchors)) {
+    let weigh = |member: &Member| match (may_vote(member), young || is_established(member, anchors)) {
         (false, _) => 0,
         (true, true) => FULL_WEIGHT,
         (true, false) => each_fresh,

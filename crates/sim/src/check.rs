@@ -10,12 +10,12 @@ use shoal_wire::{
 /// Two peers hold different histories where they must not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Violation {
-    /// Two ordinary certificates for one round.
+    /// Two ordinary certificates for one round after the same body.
     TwoCertificates { round: Round, first: Digest, second: Digest },
     /// One body, two models.
     TwoModels { round: Round },
     /// A peer sent two votes where it has one.
-    TwoVotes { peer: PeerId, round: Round, view: View, kind: VoteKind },
+    Equivocation { peer: PeerId, round: Round, view: View, kind: VoteKind },
 }
 
 /// A place for one vote: whose, after which body, in which round, view and step.
@@ -23,7 +23,7 @@ type Ballot = (PeerId, Digest, Round, View, VoteKind);
 
 #[derive(Debug, Default)]
 pub struct Checker {
-    ordinary: BTreeMap<Round, Digest>,
+    ordinary: BTreeMap<(Round, Digest), Digest>,
     models: BTreeMap<Digest, Digest>,
     votes: BTreeMap<Ballot, Option<Digest>>,
     pub recoveries: u64,
@@ -31,11 +31,11 @@ pub struct Checker {
 }
 
 impl Checker {
-    pub(crate) fn certified(&mut self, round: Round, body: Digest, model: Digest, recovery: bool) {
+    pub(crate) fn certified(&mut self, parent: Digest, round: Round, (body, model): (Digest, Digest), recovery: bool) {
         if recovery {
             self.recoveries += 1;
         } else {
-            let first = *self.ordinary.entry(round).or_insert(body);
+            let first = *self.ordinary.entry((round, parent)).or_insert(body);
             if first != body {
                 self.violations.push(Violation::TwoCertificates { round, first, second: body });
             }
@@ -49,7 +49,7 @@ impl Checker {
     pub(crate) fn voted(&mut self, peer: PeerId, round: Round, vote: Vote) {
         let Vote { parent, view, kind, body } = vote;
         if *self.votes.entry((peer, parent, round, view, kind)).or_insert(body) != body {
-            self.violations.push(Violation::TwoVotes { peer, round, view, kind });
+            self.violations.push(Violation::Equivocation { peer, round, view, kind });
         }
     }
 

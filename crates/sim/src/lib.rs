@@ -11,4 +11,4 @@ mod world;
 pub use check::{Checker, Violation};
 pub use random::Random;
 pub use toy::{toy_genesis, toy_manifest};
-pub use world::{Network, World};
+pub use world::{Faults, Network, World};

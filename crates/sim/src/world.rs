@@ -6,7 +6,7 @@ use std::{
 };
 
 use shoal_ledger::Chain;
-use shoal_swarm::{Bytes, Command, Config, Event, Input, Output, Persisted, Record, Restored, Swarm};
+use shoal_swarm::{Bytes, Command, Config, Event, Input, Outcome, Output, Persisted, Record, Restored, Swarm};
 use shoal_wire::{
     Digest, Envelope, Manifest, Millis, PeerId, Round, codec,
     frame::Frame,
@@ -22,6 +22,15 @@ pub struct Network {
     pub latency_ms: (u64, u64),
     pub loss_per_mille: u64,
     pub duplicate_per_mille: u64,
+}
+
+/// What goes wrong inside peers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Faults {
+    /// Jobs that fail, of a thousand.
+    pub jobs_per_mille: u64,
+    /// Writes of volunteers that fail, of a thousand.
+    pub writes_per_mille: u64,
 }
 
 /// What survives a crash.
@@ -65,6 +74,9 @@ enum DoneWork {
 pub struct World {
     pub now: Millis,
     pub network: Network,
+    pub faults: Faults,
+    /// How long a write takes.
+    pub write_ms: (u64, u64),
     pub random: Random,
     pub checker: Checker,
     manifest: Manifest,
@@ -98,6 +110,8 @@ impl World {
         let mut world = Self {
             now: Millis(1),
             network,
+            faults: Faults::default(),
+            write_ms: (1, 10),
             random,
             checker: Checker::default(),
             manifest,
@@ -321,10 +335,14 @@ impl World {
                 }
             }
             Happening::Done(DoneWork::Computed { job, work }) => {
-                let outcome = toy::run(id, &work);
+                let fails = self.random.chance(self.faults.jobs_per_mille);
+                let failed = || Outcome::Failed { reason: "the device was lost".to_owned() };
+                let outcome = if fails { failed() } else { toy::run(id, &work) };
                 self.input(id, Input::Computed { job, outcome });
             }
-            Happening::Done(DoneWork::Persisted { id: record, .. }) if peer.disk.broken => {
+            Happening::Done(DoneWork::Persisted { id: record, .. })
+                if peer.disk.broken || !peer.anchor && self.random.chance(self.faults.writes_per_mille) =>
+            {
                 let reason = "the disk is full".to_owned();
                 self.input(id, Input::PersistFailed { record, reason });
             }
@@ -370,7 +388,7 @@ impl World {
                     self.later(id, busy_ms, Happening::Done(DoneWork::Computed { job, work: Box::new(work) }));
                 }
                 Output::Persist { id: record, record: what } => {
-                    let write_ms = self.random.between(1, 10);
+                    let write_ms = self.random.between(self.write_ms.0, self.write_ms.1);
                     let Some(peer) = self.peers.get_mut(&id) else { return };
                     peer.disk.written_at = peer.disk.written_at.max(self.now) + write_ms;
                     let wait_ms = peer.disk.written_at.since(self.now);
@@ -385,7 +403,8 @@ impl World {
                 Output::Load { blob } => self.later(id, 2, Happening::Done(DoneWork::Loaded(blob))),
                 Output::Tell(event) => {
                     if let Event::Certified { round, body, model, recovery, .. } = &event {
-                        self.checker.certified(*round, *body, *model, *recovery);
+                        let parent = swarm.certificates().get(round).map(|found| found.body.parent);
+                        self.checker.certified(parent.unwrap_or_default(), *round, (*body, *model), *recovery);
                     }
                     self.told.push((id, event));
                 }

@@ -79,7 +79,9 @@ fn a_lock_can_be_carried_on_without_the_author_of_an_update() {
         let next = world.round() + 1;
         let all = world.live();
         assert!(world.run_until(60_000, |world| all.iter().all(|peer| world.is_locked(*peer, next))), "seed {seed}");
-        all.iter().for_each(|peer| world.crash(*peer));
+        for peer in &all {
+            world.crash(*peer);
+        }
         all.iter().filter(|peer| **peer != peers[0]).for_each(|peer| world.start(*peer));
         assert!(world.run_until(60_000, |world| world.round() > next), "seed {seed}: stuck at {next}");
         assert_eq!(world.checker.violations, vec![]);
@@ -187,4 +189,30 @@ fn an_archive_that_took_a_checkpoint_still_collects_what_the_rounds_before_take_
         world.link(anchor, *peer);
     }
     assert!(world.run_until(120_000, |world| world.agree() && world.can_replay(anchor)));
+}
+
+#[test]
+fn rounds_that_follow_a_recovery_yield_with_it_to_the_ordinary_chain() {
+    let mut world = World::new(160, GOOD);
+    let peers = join_all(&mut world, 4);
+    let (anchor, next) = (world.anchor(), world.round() + 1);
+    cut(&mut world, anchor, false);
+    let newcomer = world.join();
+    for peer in &peers {
+        world.unlink(newcomer, *peer);
+    }
+    let ahead = |world: &World| world.swarm(anchor).unwrap().chain().head().round >= next + 3;
+    assert!(world.run_until(120_000, ahead), "the anchor and the newcomer go on");
+    assert!(world.swarm(anchor).unwrap().certificates()[&next].body.recovery.is_some());
+    assert!(world.swarm(newcomer).unwrap().chain().credit().contains_key(&newcomer));
+    for one in [anchor, newcomer] {
+        for peer in &peers {
+            world.link(one, *peer);
+        }
+    }
+    assert!(world.run_until(120_000, World::agree), "both histories stay");
+    assert!(world.swarm(anchor).unwrap().certificates()[&next].body.recovery.is_none());
+    let round = world.round();
+    assert!(world.run_until(60_000, |world| world.round() >= round + 2 && world.agree()));
+    assert_eq!(world.checker.violations, vec![]);
 }

@@ -2,8 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use shoal_sim::{Network, World};
+use shoal_sim::{Faults, Network, World};
 use shoal_swarm::Command;
+use shoal_wire::record::Message;
 
 const GOOD: Network = Network { latency_ms: (5, 40), loss_per_mille: 0, duplicate_per_mille: 0 };
 const BAD: Network = Network { latency_ms: (10, 150), loss_per_mille: 200, duplicate_per_mille: 50 };
@@ -171,4 +172,51 @@ fn the_same_seed_gives_the_same_history() {
         (world.round(), world.swarm(world.anchor()).unwrap().chain().head().body, world.told.len())
     };
     assert_eq!(run(), run());
+}
+
+#[test]
+fn work_and_writes_that_fail_now_and_then_stop_nobody() {
+    for seed in 22..25 {
+        let mut world = World::new(seed, GOOD);
+        world.faults = Faults { jobs_per_mille: 150, writes_per_mille: 10 };
+        (0..4).for_each(|_| {
+            world.join();
+        });
+        assert!(world.run_until(240_000, |world| world.round() >= 10), "seed {seed}: stuck at {}", world.round());
+        world.faults = Faults::default();
+        assert!(world.run_until(60_000, World::agree), "seed {seed}");
+        assert_safe(&world);
+    }
+}
+
+#[test]
+fn a_crash_just_after_a_vote_was_sent_contradicts_no_vote() {
+    for seed in 26..30 {
+        let mut world = World::new(seed, GOOD);
+        // Three of three are needed, so the round waits for whoever is away.
+        let peers: Vec<_> = (0..2).map(|_| world.join()).collect();
+        assert!(world.run_until(120_000, |world| world.round() >= 2 && world.agree()));
+        world.write_ms = (200, 600);
+        for step in 0..6 {
+            let (victim, round) = (peers[step % 2], world.round() + 1);
+            let votes = |world: &World| {
+                let votes = world.envelopes(|said| said.round == round && matches!(said.message, Message::Vote(_)));
+                votes.iter().filter(|envelope| envelope.from == victim).count()
+            };
+            assert!(world.run_until(60_000, |world| votes(world) > 0), "seed {seed}: no vote");
+            world.crash(victim);
+            world.start(victim);
+            // Cut off, it decides anew what it has no record of; nobody reminds it of what it said.
+            let others: Vec<_> = world.live().into_iter().filter(|other| *other != victim).collect();
+            for other in &others {
+                world.unlink(victim, *other);
+            }
+            world.run_for(12_000);
+            for other in &others {
+                world.link(victim, *other);
+            }
+            assert!(world.run_until(120_000, |world| world.round() >= round && world.agree()), "seed {seed}: {round}");
+            assert_safe(&world);
+        }
+    }
 }

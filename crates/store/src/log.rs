@@ -4,11 +4,10 @@
 //! in an append leaves a broken tail, which is dropped; a broken entry that others follow is corruption, and
 //! refusing it matters: a peer that forgets a vote could contradict it.
 
+use shoal_wire::limits::ENTRY_BYTES_MAX;
+
 const HEADER_BYTES: usize = 8;
 const CHECK_BYTES: usize = 16;
-
-/// Largest payload: a vote with its locked proposal.
-pub const ENTRY_BYTES_MAX: usize = 1024 * 1024;
 
 pub fn entry(payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES + payload.len() + CHECK_BYTES);

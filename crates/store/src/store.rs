@@ -6,8 +6,6 @@ use shoal_wire::{Digest, Envelope, Manifest, PeerId, Round, RunId, codec, limits
 
 use crate::{Files, StoreError, log};
 
-/// A vote with its locked proposal, times the views of a few rounds.
-const VOTES_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const CHECKSUM_BYTES: usize = 32;
 const SECRET_PATH: &str = "device.key";
 
@@ -152,8 +150,8 @@ impl<F: Files> Store<F> {
     /// Adds a vote to a peer's log; when this returns, the vote survives a crash.
     pub async fn append_vote(&self, run: RunId, peer: PeerId, round: Round, vote: &[u8]) -> Result<(), StoreError> {
         let path = votes_path(run, peer);
-        if vote.len() + 8 > log::ENTRY_BYTES_MAX {
-            let (size, limit) = (vote.len() as u64, log::ENTRY_BYTES_MAX as u64 - 8);
+        if vote.len() + 8 > limits::ENTRY_BYTES_MAX {
+            let (size, limit) = (vote.len() as u64, limits::ENTRY_BYTES_MAX as u64 - 8);
             return Err(StoreError::TooLarge { what: "vote", size, limit });
         }
         if !self.is_checked(&path) {
@@ -165,7 +163,7 @@ impl<F: Files> Store<F> {
     /// A peer's votes in the order in which they were stored. An append that a crash cut short is dropped.
     pub async fn votes(&self, run: RunId, peer: PeerId) -> Result<Vec<(Round, Vec<u8>)>, StoreError> {
         let path = votes_path(run, peer);
-        let bytes = self.files.read(&path, VOTES_BYTES_MAX).await?.unwrap_or_default();
+        let bytes = self.files.read(&path, limits::VOTES_BYTES_MAX).await?.unwrap_or_default();
         let parsed = log::parse(&bytes);
         if parsed.broken_inside {
             return Err(StoreError::corrupt(&path, "an entry does not match its checksum"));

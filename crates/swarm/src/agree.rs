@@ -245,7 +245,7 @@ impl Swarm {
         }
         self.round.needed.extend(step.accepted.iter().map(|update| update.update));
         for update in &step.accepted {
-            if update.bytes == 0 || update.bytes > self.model_bytes + 64 * 1024 {
+            if !self.is_update_size(update.bytes) {
                 return Validity::Invalid;
             }
             self.seek(update.update, update.bytes);
@@ -257,7 +257,7 @@ impl Swarm {
             }
         }
         match self.aggregate(&step.accepted) {
-            Aggregate::Pending | Aggregate::Failed => Validity::Pending,
+            Aggregate::Pending => Validity::Pending,
             Aggregate::Done { digest, norms, .. } => {
                 if digest == step.model && norms == step.norms {
                     Validity::Valid

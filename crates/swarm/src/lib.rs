@@ -4,6 +4,7 @@
 //! outputs are drained is a [`Misuse`]. The swarm treats models and updates as opaque bytes with digests.
 
 mod agree;
+mod behind;
 mod closing;
 mod io;
 pub mod mesh;

@@ -7,12 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_wire::{
     Digest, Envelope, Millis, PeerId, Round, View,
-    limits::{JOINS_MAX, MESSAGES_PER_PEER_MAX, POOL_BYTES_PER_PEER_MAX},
+    limits::{JOINS_MAX, MESSAGES_PER_PEER_MAX, POOL_BYTES_PER_PEER_MAX, VIEWS_AHEAD_MAX},
     record::{Commit, CommitList, Message, Proposal, RecoveryAnswer, Said, Vote, VoteKind},
 };
-
-/// Views further ahead than this are not remembered.
-const VIEWS_AHEAD_MAX: View = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Slot {

@@ -178,7 +178,7 @@ impl Swarm {
 
     /// Starts the form check of an update that is here.
     pub(crate) fn check(&mut self, update: Digest) {
-        if self.round.checks.contains_key(&update) {
+        if self.round.checks.contains_key(&update) || !self.may_try(update) {
             return;
         }
         if let Some(bytes) = self.transfers.get(update) {
@@ -258,6 +258,9 @@ impl Swarm {
             return known.clone();
         }
         let Some((_, model)) = self.model.clone().filter(|_| self.has_head_model()) else { return Aggregate::Pending };
+        if !self.may_try(key) {
+            return Aggregate::Pending;
+        }
         if accepted.is_empty() {
             return Aggregate::Done { digest: self.chain.head().model, model, norms: Vec::new() };
         }

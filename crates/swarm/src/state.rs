@@ -6,6 +6,8 @@ use shoal_ledger::{Chain, Step};
 use shoal_wire::{
     Digest, Envelope, Millis, PeerId, Round, RunId, View,
     frame::Frame,
+    limits::{BLOB_BYTES_MAX, UPDATE_BYTES_EXTRA},
+    manifest::Codec,
     record::{Certificate, Join, Lock, Message, Proposal, Said, Verdict, Vote, VoteKind},
     sign::Identity,
 };
@@ -127,7 +129,6 @@ pub(crate) enum Phase {
 pub(crate) enum Aggregate {
     Pending,
     Done { digest: Digest, model: Bytes, norms: Vec<u64> },
-    Failed,
 }
 
 #[derive(Debug, Default)]
@@ -155,6 +156,8 @@ pub(crate) struct RoundState {
     /// Form checks: `None` while under way.
     pub checks: BTreeMap<Digest, Option<bool>>,
     pub aggregates: BTreeMap<Digest, Aggregate>,
+    /// When work that failed may be tried again: the check of an update, or an outer step by its key.
+    pub retry_at: BTreeMap<Digest, Millis>,
     /// Updates of bodies that were judged.
     pub needed: BTreeSet<Digest>,
     pub have_said: usize,
@@ -181,6 +184,16 @@ pub(crate) struct RoundState {
 impl Swarm {
     pub(crate) fn next_round(&self) -> Round {
         self.chain.head().round + 1
+    }
+
+    /// Whether an update can have this size: what the run's codec makes of a model, twice over, and a little more.
+    pub(crate) fn is_update_size(&self, bytes: u64) -> bool {
+        let share = match self.chain.manifest().recipe.outer.codec {
+            Codec::Dense4 => self.model_bytes / 4,
+            Codec::Topk => self.model_bytes / 16,
+        };
+        let most = if self.model_bytes == 0 { BLOB_BYTES_MAX } else { share + UPDATE_BYTES_EXTRA };
+        bytes > 0 && bytes <= most
     }
 
     pub(crate) fn anchors(&self) -> &[PeerId] {

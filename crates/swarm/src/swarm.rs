@@ -15,6 +15,8 @@ use crate::{
 
 /// With something under way, timers are looked at this often.
 const BUSY_TICK_MS: u64 = 100;
+/// Between two tries of work that failed.
+const RETRY_MS: u64 = 1_000;
 /// A bound on passes over the rules for one input; the rules settle in a few.
 const PASSES_MAX: usize = 64;
 
@@ -239,17 +241,34 @@ impl Swarm {
             }
             (Purpose::Replay { round }, Outcome::Aggregated { model, .. }) => self.replayed(round, model),
             (Purpose::Aggregate { key }, Outcome::Failed { reason }) => {
-                self.round.aggregates.insert(key, Aggregate::Failed);
-                self.tell(Event::Trouble(reason));
+                self.round.aggregates.remove(&key);
+                self.failed(key, reason);
+            }
+            (Purpose::Check { update }, Outcome::Failed { reason }) => {
+                self.round.checks.remove(&update);
+                self.failed(update, reason);
+            }
+            (Purpose::Replay { round }, Outcome::Failed { reason }) => {
+                let model = self.steps.get(&round).map(|step| step.model);
+                self.failed(model.unwrap_or_default(), reason);
             }
             (Purpose::Train { .. }, Outcome::Failed { reason }) => {
                 self.round.training = None;
                 self.round.trained = true;
                 self.tell(Event::Trouble(reason));
             }
-            (_, Outcome::Failed { reason }) => self.tell(Event::Trouble(reason)),
             (purpose, _) => self.tell(Event::Trouble(format!("job {job} ({purpose:?}) came back as something else"))),
         }
+    }
+
+    /// Work that failed is tried again after a while: an engine that lost its device comes back.
+    fn failed(&mut self, work: Digest, reason: String) {
+        self.round.retry_at.insert(work, self.now + RETRY_MS);
+        self.tell(Event::Trouble(reason));
+    }
+
+    pub(crate) fn may_try(&self, work: Digest) -> bool {
+        self.round.retry_at.get(&work).is_none_or(|at| *at <= self.now)
     }
 
     fn command(&mut self, command: Command) {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use shoal_wire::{
     Digest, Millis, PeerId,
     frame::Frame,
-    limits::{BLOB_BYTES_MAX, BLOB_RANGE_BYTES_MAX, RANGES_IN_FLIGHT_MAX},
+    limits::{BLOB_BYTES_MAX, BLOB_RANGE_BYTES_MAX, CACHE_BYTES_MAX, LOADS_MAX, RANGES_IN_FLIGHT_MAX},
 };
 
 use crate::Bytes;
@@ -19,14 +19,12 @@ const RANGE_TIMEOUT_MS: u64 = 4_000;
 const DENIED_MS: u64 = 2_000;
 /// A peer whose bytes of a blob were wrong is not asked for it for this much longer.
 const DAMAGED_MS: u64 = 60_000;
-/// Blobs kept in memory for others; the store holds more.
-const CACHE_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// Reads from the store under way for others.
-const LOADS_MAX: usize = 64;
 
 #[derive(Debug)]
 struct Want {
-    bytes: Vec<u8>,
+    size: usize,
+    /// Ranges that arrived. Memory grows with them, whatever size was claimed.
+    parts: BTreeMap<u32, Vec<u8>>,
     missing: BTreeSet<u32>,
     in_flight: BTreeMap<u32, (PeerId, Millis)>,
     denied: BTreeMap<PeerId, Millis>,
@@ -101,7 +99,8 @@ impl Transfers {
         }
         let ranges = (bytes as usize).div_ceil(BLOB_RANGE_BYTES_MAX) as u32;
         let want = Want {
-            bytes: vec![0; bytes as usize],
+            size: bytes as usize,
+            parts: BTreeMap::new(),
             missing: (0..ranges).collect(),
             in_flight: BTreeMap::new(),
             denied: BTreeMap::new(),
@@ -184,17 +183,18 @@ impl Transfers {
         }
         want.in_flight.remove(&index);
         want.sources.insert(from);
-        want.bytes[start as usize..start as usize + bytes.len()].copy_from_slice(bytes);
+        want.parts.insert(index, bytes.to_vec());
         if !want.missing.is_empty() || !want.in_flight.is_empty() {
             return Arrival::Part;
         }
-        if Digest::of(&want.bytes) == blob {
-            let complete: Bytes = core::mem::take(&mut want.bytes).into();
+        let whole = want.join();
+        if Digest::of(&whole) == blob {
+            let complete: Bytes = whole.into();
             self.keep(blob, complete.clone());
             return Arrival::Complete(complete);
         }
         let alone = want.sources.len() == 1;
-        let ranges = want.bytes.len().div_ceil(BLOB_RANGE_BYTES_MAX) as u32;
+        let ranges = want.size.div_ceil(BLOB_RANGE_BYTES_MAX) as u32;
         want.missing = (0..ranges).collect();
         want.sources.clear();
         want.only = None;
@@ -263,9 +263,17 @@ impl Transfers {
 
 impl Want {
     fn range(&self, index: u32) -> (u64, u32) {
-        let start = (index as usize * BLOB_RANGE_BYTES_MAX).min(self.bytes.len());
-        let end = (start + BLOB_RANGE_BYTES_MAX).min(self.bytes.len());
+        let start = (index as usize * BLOB_RANGE_BYTES_MAX).min(self.size);
+        let end = (start + BLOB_RANGE_BYTES_MAX).min(self.size);
         (start as u64, (end - start) as u32)
+    }
+
+    fn join(&mut self) -> Vec<u8> {
+        let mut whole = Vec::with_capacity(self.size);
+        while let Some((_, part)) = self.parts.pop_first() {
+            whole.extend_from_slice(&part);
+        }
+        whole
     }
 
     fn forget(&mut self, peer: PeerId) {
@@ -350,6 +358,16 @@ mod tests {
         assert_eq!(asked(&mut transfers, Millis(10_000), &[A]), [], "not from the same peer for a while");
         assert_eq!(asked(&mut transfers, Millis(10_000), &[A, B]), [(B, 0, 50)]);
         assert_eq!(transfers.arrived(Millis(10_001), B, blob, 0, &[7; 50]), Arrival::Complete(vec![7; 50].into()));
+    }
+
+    #[test]
+    fn a_claimed_size_costs_no_memory_before_the_bytes_come() {
+        let mut transfers = Transfers::default();
+        for number in 0..64_u8 {
+            transfers.want(Digest::of(&[number]), BLOB_BYTES_MAX);
+        }
+        let held: usize = transfers.wants.values().flat_map(|want| want.parts.values()).map(Vec::capacity).sum();
+        assert!(transfers.is_fetching() && held == 0);
     }
 
     #[test]

@@ -31,6 +31,24 @@ pub const JOINS_MAX: usize = 64;
 pub const ENVELOPES_MAX: usize = 8192;
 /// Bytes of what one peer can have remembered in one round.
 pub const POOL_BYTES_PER_PEER_MAX: usize = 1024 * 1024;
+/// Views beyond its own of which a peer remembers messages.
+pub const VIEWS_AHEAD_MAX: u32 = 64;
+/// Messages of rounds to come that are kept of one member; their bytes are bounded as in a round.
+pub const EARLY_MAX: usize = 64;
+/// Blobs that a peer keeps in memory for others.
+pub const CACHE_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Blobs that are read from the store for others at once.
+pub const LOADS_MAX: usize = 64;
+/// Bytes by which an update may exceed its codec's share of the model: headers, and tensors of a few values.
+pub const UPDATE_BYTES_EXTRA: u64 = 64 * 1024;
+/// One entry of a vote log: a vote with its locked proposal.
+pub const ENTRY_BYTES_MAX: usize = 1024 * 1024;
+/// A vote log: the views of a few rounds.
+pub const VOTES_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Candidates of one side that wait for a description.
+pub const CANDIDATES_HELD_MAX: usize = 64;
+/// Frames that wait until the shell says that their link is open.
+pub const FRAMES_HELD_MAX: usize = 16;
 /// Directly linked peers.
 pub const LINKS_MAX: usize = 16;
 /// A session description or candidate.

@@ -110,7 +110,7 @@ pub enum Verdict {
     Unavailable,
     /// Its seed was not revealed.
     Withheld,
-    /// It does not decode for this model.
+    /// It does not decode for this model, or is a copy of another.
     Malformed,
 }
 

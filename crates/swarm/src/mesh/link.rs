@@ -1,6 +1,11 @@
 //! What a mesh knows of one other peer and of the direct link to it.
 
-use shoal_wire::{Millis, frame::Joiner, relay::LinkStep};
+use shoal_wire::{
+    Millis,
+    frame::Joiner,
+    limits::{CANDIDATES_HELD_MAX, FRAMES_HELD_MAX},
+    relay::LinkStep,
+};
 
 use super::{ATTEMPT_MS_MAX, INVITE_AFTER_MS};
 
@@ -8,8 +13,6 @@ const BACKOFF_MS: u64 = 2_000;
 const BACKOFF_MS_MAX: u64 = 600_000;
 /// A link that was open for this long clears the failures before it.
 const STABLE_MS: u64 = 60_000;
-const CANDIDATES_HELD_MAX: usize = 64;
-const FRAMES_HELD_MAX: usize = 16;
 
 #[derive(Debug, Default)]
 pub(super) struct Peer {
