@@ -193,6 +193,42 @@ fn a_leader_cannot_forget_the_seeds_that_others_revealed() {
 }
 
 #[test]
+fn a_first_leader_that_waits_for_the_reveals_cannot_list_what_it_made_of_them() {
+    let mut tried = 0;
+    for seed in 160..170 {
+        let (mut world, peers) = world(seed, 4);
+        let (first, round) = (leaders(&world)[0], world.round() + 1);
+        if !peers.contains(&first) {
+            continue;
+        }
+        tried += 1;
+        world.crash(first);
+        let is_reveal = |said: &Said| said.round == round && matches!(said.message, Message::Reveal(_));
+        assert!(world.run_until(60_000, |world| world.envelopes(is_reveal).len() == 3), "seed {seed}");
+        let is_commit = |said: &Said| said.round == round && matches!(said.message, Message::Commit(_));
+        let mut commits = world.envelopes(is_commit);
+        let Message::Commit(mut copy) = Said::open(&commits[0], world.manifest().run()).unwrap().into_inner().message
+        else {
+            panic!("a commit")
+        };
+        copy.update = Digest::of(b"made of the others");
+        let late = say(&world, first, Message::Commit(copy));
+        commits.push(late.clone());
+        commits.sort_by_key(|envelope| envelope.from);
+        let list = CommitList { view: 0, commits: commits.iter().map(Envelope::id).collect() };
+        let list = say(&world, first, Message::CommitList(list));
+        world.run_for(30);
+        spread(&mut world, &late);
+        spread(&mut world, &list);
+        assert!(world.run_until(60_000, |world| world.round() >= round && world.agree()), "seed {seed}");
+        let certificate = world.swarm(world.anchor()).unwrap().certificates()[&round].clone();
+        let authors: Vec<PeerId> = certificate.body.content.commits.iter().map(|envelope| envelope.from).collect();
+        assert!(authors.len() == 3 && !authors.contains(&first), "seed {seed}: a late commit counts");
+    }
+    assert!(tried > 3);
+}
+
+#[test]
 fn a_reload_between_commit_and_reveal_costs_no_trust() {
     for seed in 150..154 {
         let (mut world, peers) = world(seed, 3);
