@@ -250,3 +250,21 @@ fn a_vote_leaves_only_after_it_is_stored() {
 fn alone_run() -> shoal_wire::RunId {
     toy_manifest(vec![identity(0).peer()]).run()
 }
+
+#[test]
+fn of_rounds_to_come_only_members_are_heard_and_each_only_so_much() {
+    let mut alone = Alone::new(&[identity(0), identity(1)]);
+    let run = alone.manifest.run();
+    let early = |who: &Identity, view: u32| {
+        let vote = Vote { parent: Digest::default(), view, kind: VoteKind::Prevote, body: None };
+        Frame::Said(Said { run, round: 2, message: Message::Vote(vote) }.seal(who))
+    };
+    for number in 100..400 {
+        alone.hear(&early(&identity(number), 0));
+    }
+    assert_eq!(alone.swarm.early_messages(), 0);
+    for view in 0..300 {
+        alone.hear(&early(&identity(1), view));
+    }
+    assert_eq!(alone.swarm.early_messages(), limits::EARLY_MAX);
+}

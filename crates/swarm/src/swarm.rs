@@ -166,6 +166,11 @@ impl Swarm {
         self.model.clone()
     }
 
+    /// Messages of rounds to come that are kept.
+    pub fn early_messages(&self) -> usize {
+        self.early.len()
+    }
+
     pub fn chain(&self) -> &Chain {
         &self.chain
     }
