@@ -74,3 +74,18 @@ fn options(arguments: &Train) -> Vec<String> {
     let valued = valued.into_iter().filter_map(|(name, value)| Some(format!("--{name}={}", value?)));
     valued.chain(flags.into_iter().filter(|(_, set)| *set).map(|(name, _)| format!("--{name}"))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_given_is_left_to_the_script() {
+        let nothing =
+            Train { models: vec![], peers: vec![], rounds: None, seconds: None, gpu: false, gemm: false, json: false };
+        assert!(options(&nothing).is_empty());
+        let models = ["llama-nano", "llama-micro"].map(str::to_owned).to_vec();
+        let some = Train { models, rounds: Some(2), json: true, ..nothing };
+        assert_eq!(options(&some), ["--models=llama-nano,llama-micro", "--rounds=2", "--json"]);
+    }
+}

@@ -1,13 +1,11 @@
 // Counts what a page asks of WebGPU. Runs in each page before its own scripts.
-// A page may say where its counted steps begin and that it asks for their last result, with
-// `performance.mark('bench:steps')` and `performance.mark('bench:read')`; else they begin when the last warm-up step's
-// loss is mapped and end when the last loss is.
+// Counted steps begin where a page says `performance.mark('bench:steps')`, or else when it maps the last warm-up step's
+// loss, and end with the last submit that computes: what follows is only the reading of the last loss.
 ;(() => {
   const counts = { submits: 0, dispatches: 0, passes: 0, bind_groups_created: 0, buffers_created: 0, mappings: 0 }
-  const marks = {}
-  const atMappings = []
-  // After the latest submit that computes: what follows it, up to a mapping, is only the reading of a result.
+  const afterMappings = []
   let worked = { ...counts }
+  let begun
   const live = new Map()
   let bytes = 0
   let peak = 0
@@ -35,9 +33,7 @@
   wrap('GPUDevice', 'createBindGroup', count('bind_groups_created'))
   wrap('GPUBuffer', 'mapAsync', () => {
     counts.mappings += 1
-    atMappings.push({ before: worked, after: { ...counts } })
-    // A library may submit late, but all is submitted when the result is mapped.
-    if (marks['bench:read']) marks.end ??= worked
+    afterMappings.push({ ...counts })
   })
 
   // Buffers live until they are destroyed, or until the collector finds that nobody knows them any more.
@@ -66,15 +62,14 @@
   })
 
   wrap('Performance', 'mark', (name) => {
-    if (String(name).startsWith('bench:')) marks[name] = { ...counts }
+    if (name === 'bench:steps') begun = { ...counts }
   })
 
   /** Counts a step, over the counted steps, and the most bytes of buffers that lived at once. */
   globalThis.benchCounts = (steps) => {
-    const from = marks['bench:steps'] ?? atMappings.at(-2)?.after
-    const to = marks.end ?? atMappings.at(-1)?.before
+    const from = begun ?? afterMappings.at(-2)
     const perStep = {}
-    for (const key of Object.keys(counts)) perStep[key] = from && to ? (to[key] - from[key]) / steps : 0
+    for (const key of Object.keys(counts)) perStep[key] = from ? (worked[key] - from[key]) / steps : 0
     return { ...perStep, peak_bytes: peak }
   }
 })()

@@ -32,7 +32,6 @@ export function expose(open) {
     const started = performance.now()
     for (let i = 1; i <= steps; i++) {
       const loss = trainer.step(...batch(warmup + i - 1))
-      if (i === steps) performance.mark('bench:read')
       if (i === steps || i % syncEvery === 0) {
         losses.push(await trainer.read(loss))
       } else {
