@@ -93,9 +93,15 @@ async function compare(browser, origin, { name, config }) {
     for (const [peer, [first]] of turn) {
       if (first.msPerStep > PATIENCE_MS) continue
       const steps = Math.min(500, Math.max(1, Math.ceil((1000 * seconds) / first.msPerStep)))
-      const answer = await measure(peer, { steps, warmup: Math.min(10, steps) })
-      timed.get(peer).push(answer)
-      say(`${name}: round ${round} of ${rounds}: ${peer} ${answer.msPerStep.toFixed(1)} ms (${steps} steps)`)
+      try {
+        const answer = await measure(peer, { steps, warmup: Math.min(10, steps) })
+        timed.get(peer).push(answer)
+        say(`${name}: round ${round} of ${rounds}: ${peer} ${answer.msPerStep.toFixed(1)} ms (${steps} steps)`)
+      } catch (error) {
+        passed.delete(peer)
+        failed[peer] = error.message
+        say(`${name}: round ${round} of ${rounds}: ${peer} is left out: ${error.message}`)
+      }
     }
   }
   const rows = Object.fromEntries([...passed].map(([peer, gate]) => [peer, figures(gate, timed.get(peer))]))
