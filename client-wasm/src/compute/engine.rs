@@ -191,6 +191,14 @@ impl Engine for SharedEngine {
         with!(self, engine => engine.step(batch, settings))
     }
 
+    fn steps_ahead(&self) -> u32 {
+        match &*self.0.borrow() {
+            Some(AnyEngine::Cpu(engine)) => engine.steps_ahead(),
+            Some(AnyEngine::Gpu(engine)) => engine.steps_ahead(),
+            None => 1,
+        }
+    }
+
     async fn losses(&mut self) -> Result<Vec<f32>, EngineError> {
         with!(self, engine => engine.losses().await)
     }

@@ -9,6 +9,7 @@ use crate::{
     device::Gpu,
     forms::Forms,
     kernels::Kernel,
+    pace::Pace,
     pipelines::{ARGUMENTS_STRIDE, Pipelines, StepUniform, bind},
     plan::{ARGUMENTS, Plan, Shape},
     tune,
@@ -44,6 +45,7 @@ pub struct GpuEngine {
     losses: wgpu::Buffer,
     step: wgpu::Buffer,
     pending: usize,
+    pace: Pace,
     buffer_bytes: u64,
 }
 
@@ -117,6 +119,7 @@ impl GpuEngine {
             losses,
             step,
             pending: 0,
+            pace: Pace::default(),
             buffer_bytes,
             gpu,
         })
@@ -133,7 +136,11 @@ impl GpuEngine {
     }
 
     pub fn counters(&self) -> Counters {
-        Counters { dispatches: self.plan.update as u64, submits: 1, buffer_bytes: self.buffer_bytes }
+        Counters {
+            dispatches: self.plan.update as u64,
+            submits: self.pace.submits() as u64,
+            buffer_bytes: self.buffer_bytes,
+        }
     }
 
     fn write_batch(&self, batch: &Batch) -> Result<(), EngineError> {
@@ -159,7 +166,7 @@ impl GpuEngine {
         Ok(())
     }
 
-    /// Replays parts of the plan in one pass and one submit.
+    /// Replays a part of the plan in one pass and one submit.
     fn replay(&self, dispatches: impl Iterator<Item = usize>) {
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         {
@@ -247,8 +254,17 @@ impl Engine for GpuEngine {
 
     fn step(&mut self, batch: &Batch, settings: &StepSettings) -> Result<(), EngineError> {
         self.prepare_step(batch, settings)?;
-        self.replay(0..self.plan.update);
+        // Dispatches differ in cost, but layers repeat: equal counts are nearly equal times.
+        let part = self.plan.update.div_ceil(self.pace.submits());
+        for start in (0..self.plan.update).step_by(part) {
+            self.replay(start..(start + part).min(self.plan.update));
+        }
+        self.pace.enqueued();
         Ok(())
+    }
+
+    fn steps_ahead(&self) -> u32 {
+        self.pace.steps_ahead()
     }
 
     async fn losses(&mut self) -> Result<Vec<f32>, EngineError> {
@@ -256,6 +272,7 @@ impl Engine for GpuEngine {
             return Ok(Vec::new());
         }
         let losses = self.gpu.read(&self.losses, 0, self.pending).await?;
+        self.pace.read(self.pending);
         self.pending = 0;
         Ok(losses)
     }

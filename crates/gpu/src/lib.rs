@@ -10,6 +10,7 @@ mod forms;
 #[cfg(all(test, not(target_arch = "wasm32")))]
 mod kernel_tests;
 mod kernels;
+mod pace;
 mod pipelines;
 mod plan;
 mod profile;

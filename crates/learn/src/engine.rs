@@ -77,6 +77,11 @@ pub trait Engine {
     /// before the step) is kept on the device until [`Self::losses`].
     fn step(&mut self, batch: &Batch, settings: &StepSettings) -> Result<(), EngineError>;
 
+    /// How many steps may be enqueued before [`Self::losses`]: a slow device's queue would hold up the machine.
+    fn steps_ahead(&self) -> u32 {
+        u32::MAX
+    }
+
     /// Waits for the enqueued steps and returns their losses since the last call, in order, whatever they are: a
     /// diverged step's loss is not a number, and what to do then is the caller's choice.
     async fn losses(&mut self) -> Result<Vec<f32>, EngineError>;

@@ -11,7 +11,7 @@ use crate::outer::{self, Residual, UpdateError};
 use crate::schedule::learning_rate;
 use crate::{Batch, Engine, EngineError, Layout, StepSettings};
 
-/// Reading a loss waits for the device, so it happens only this often.
+/// Reading a loss waits for the device, so it happens only this often, or oftener on a slow one.
 const LOSS_EVERY_STEPS: u32 = 8;
 
 /// Trains rounds of one run. The optimiser's moments and the residual last from round to round.
@@ -154,7 +154,8 @@ impl<E: Engine> Trainer<E> {
         while report.step < steps {
             report.step += 1;
             report.tokens += self.step(order, report.step)?;
-            let read = report.step == 1 || report.step.is_multiple_of(LOSS_EVERY_STEPS) || report.step == steps;
+            let every = self.engine.steps_ahead().clamp(1, LOSS_EVERY_STEPS);
+            let read = report.step == 1 || report.step.is_multiple_of(every) || report.step == steps;
             report.loss = if read { Some(self.read_losses(order.round, &mut first_and_last).await?) } else { None };
             match on_step(report).await {
                 Go::On => {}

@@ -108,6 +108,10 @@ impl Engine for AnyEngine {
         either!(self, engine => engine.step(batch, settings))
     }
 
+    fn steps_ahead(&self) -> u32 {
+        either!(self, engine => engine.steps_ahead())
+    }
+
     async fn losses(&mut self) -> Result<Vec<f32>, EngineError> {
         either!(self, engine => engine.losses().await)
     }

@@ -15,6 +15,8 @@ struct Fake {
     seen: Vec<StepSettings>,
     resets: usize,
     diverges: bool,
+    /// Slow enough that only this many steps may wait; 0: any number.
+    ahead: u32,
 }
 
 impl Engine for Fake {
@@ -34,6 +36,9 @@ impl Engine for Fake {
         self.losses.push(if self.diverges { f32::NAN } else { 5.0 - settings.step as f32 / 10.0 });
         self.seen.push(*settings);
         Ok(())
+    }
+    fn steps_ahead(&self) -> u32 {
+        if self.ahead == 0 { u32::MAX } else { self.ahead }
     }
     async fn losses(&mut self) -> Result<Vec<f32>, EngineError> {
         Ok(core::mem::take(&mut self.losses))
@@ -101,6 +106,20 @@ fn a_round_reports_each_step_and_ends_with_an_update_of_the_run() {
     assert_eq!((outcome.steps, outcome.tokens), (20, 20 * 8 * 64));
     assert_eq!((outcome.loss_first, outcome.loss_last), (4.9, 3.0));
     outer::check(trainer.layout(), trainer.recipe.outer.codec, &outcome.update).unwrap();
+}
+
+#[test]
+fn a_slow_engine_gets_few_steps_ahead_of_the_reader() {
+    let engine = Fake { ahead: 3, ..Fake::default() };
+    let (mut trainer, model) = (Trainer::new(engine, &manifest(), corpus()).unwrap(), model());
+    let mut read = Vec::new();
+    let order = TrainOrder { steps: 8, ..order(&model) };
+    let training = trainer.train(&order, async |report| {
+        read.extend(report.loss.map(|_| report.step));
+        Go::On
+    });
+    block_on(training).unwrap();
+    assert_eq!(read, [1, 3, 6, 8]);
 }
 
 #[test]
