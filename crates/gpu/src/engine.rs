@@ -51,7 +51,7 @@ pub struct GpuEngine {
 
 impl GpuEngine {
     /// Opens a device and plans steps of `batch` sequences of `context` tokens. The forms of the kernels that are
-    /// fastest on this device are measured, which takes up to 2 s.
+    /// fastest on a graphics card are measured, which takes about 2 s there.
     pub async fn new(model: &ModelSpec, batch: usize, context: usize) -> Result<Self, EngineError> {
         Self::with_forms(model, batch, context, None).await
     }
@@ -71,7 +71,7 @@ impl GpuEngine {
         let shape = Shape::of(model, batch, context)?;
         let gpu = Gpu::open().await?;
         let mut pipelines = Pipelines::new(&gpu.device, shape.head as usize);
-        let remembered = remembered.and_then(|text| text.strip_prefix(gpu.name.as_str())?.strip_prefix('\n'));
+        let remembered = remembered.and_then(|text| text.strip_prefix(&origin(&gpu))?.strip_prefix('\n'));
         let forms = match remembered.map(|text| Forms::from_text(text, shape, gpu.traits)) {
             Some(Ok(forms)) => forms,
             // What was remembered of another device or an older version is measured again.
@@ -90,6 +90,7 @@ impl GpuEngine {
             gpu.storage("arena", plan.arena_values),
             gpu.storage("tokens", token_values),
             gpu.storage("losses", LOSS_SLOTS),
+            gpu.storage("values of rows", plan.stats_values),
         ];
         let uniform = wgpu::BufferUsages::UNIFORM;
         let arguments = gpu.buffer("arguments", (plan.dispatches.len() * ARGUMENTS_STRIDE) as u64, uniform);
@@ -100,7 +101,7 @@ impl GpuEngine {
         }
         let pipelines = pipelines.keep(plan.dispatches.iter().map(|dispatch| dispatch.kernel));
         let buffer_bytes = storage.iter().map(wgpu::Buffer::size).sum::<u64>() + arguments.size() + step.size();
-        let [params, _, first, second, arena, tokens, losses] = storage;
+        let [params, _, first, second, arena, tokens, losses, _] = storage;
         gpu.queue.write_buffer(&arguments, 0, &argument_bytes(&plan));
         gpu.queue.write_buffer(&arena, plan.rope_table as u64 * 4, bytemuck::cast_slice(&rope_table(model, shape)));
         gpu.queue.write_buffer(&tokens, 2 * u64::from(shape.rows) * 4, bytemuck::cast_slice(&decays));
@@ -132,7 +133,7 @@ impl GpuEngine {
 
     /// The device and the forms of the kernels in use, to be remembered for this shape of model.
     pub fn forms(&self) -> String {
-        format!("{}\n{}", self.gpu.name, self.forms.to_text())
+        format!("{}\n{}", origin(&self.gpu), self.forms.to_text())
     }
 
     pub fn counters(&self) -> Counters {
@@ -305,6 +306,11 @@ impl Engine for GpuEngine {
         let at = self.plan.logits + (tokens.len() - 1) * self.shape.logits_stride() as usize;
         self.gpu.read(&self.arena, at, self.shape.vocab as usize).await
     }
+}
+
+/// Whose forms were measured: other kernels or another device must be measured again.
+fn origin(gpu: &Gpu) -> String {
+    format!("{} {}", env!("CARGO_PKG_VERSION"), gpu.name)
 }
 
 /// A bit for each `group` of parameters, counted from the lowest: whether they decay.

@@ -49,8 +49,8 @@ impl Op {
         }
     }
 
-    /// The forms that are worth trying for a model's sizes on a device, the likeliest first; the last does nothing that
-    /// a driver could get wrong.
+    /// The forms that are worth trying for a model's sizes on a device, the likeliest first and the one that does the
+    /// least that is rare last.
     pub fn candidates(self, shape: Shape, device: Traits) -> Vec<Kernel> {
         let fitting = || self.kernels().iter().rev().copied().filter(|kernel| self.fits(*kernel, shape, device));
         let vectors: Vec<Kernel> = fitting().filter(|kernel| kernel.is_vector()).collect();

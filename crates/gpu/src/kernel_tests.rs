@@ -37,14 +37,15 @@ enum Memory {
     Moment2,
     Arena,
     Losses,
+    Stats,
 }
 
-const MEMORIES: [Memory; 6] =
-    [Memory::Params, Memory::Grads, Memory::Moment1, Memory::Moment2, Memory::Arena, Memory::Losses];
+const MEMORIES: [Memory; 7] =
+    [Memory::Params, Memory::Grads, Memory::Moment1, Memory::Moment2, Memory::Arena, Memory::Losses, Memory::Stats];
 
 /// What a dispatch starts from.
 struct Bench {
-    memories: [Vec<f32>; 6],
+    memories: [Vec<f32>; 7],
     tokens: Vec<u32>,
     step: StepUniform,
     /// Tensors start at multiples of this.
@@ -54,7 +55,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         // Odd places: plain kernels may not rely on alignment.
-        let memories = [(); 6].map(|()| vec![FENCE; 3]);
+        let memories = [(); 7].map(|()| vec![FENCE; 3]);
         Self { memories, tokens: Vec::new(), step: StepUniform { slot: SLOT, ..Default::default() }, align: 1 }
     }
 
@@ -76,6 +77,10 @@ impl Bench {
 
     fn arena(&mut self, values: &[f32]) -> u32 {
         self.put(Memory::Arena, values)
+    }
+
+    fn stats(&mut self, values: &[f32]) -> u32 {
+        self.put(Memory::Stats, values)
     }
 
     /// Room for a result.
@@ -122,8 +127,8 @@ impl Bench {
 /// What a dispatch left behind.
 struct Outcome {
     kernel: Kernel,
-    before: [Vec<f32>; 6],
-    after: [Vec<f32>; 6],
+    before: [Vec<f32>; 7],
+    after: [Vec<f32>; 7],
 }
 
 impl Outcome {
@@ -354,11 +359,11 @@ fn rmsnorm_is_its_twin() {
             let (x, w) = (scaled(1, rows * cols, 3.0), noise(2, cols));
             let (expected, expected_rstd) = twin::rmsnorm(cols, &x, &w, EPS);
             let (x, w) = (bench.arena(&x), bench.put(Memory::Params, &w));
-            let (y, rstd) = (bench.room(Memory::Arena, rows * cols), bench.room(Memory::Arena, rows));
+            let (y, rstd) = (bench.room(Memory::Arena, rows * cols), bench.room(Memory::Stats, rows));
             let arguments = [rows as u32, cols as u32, x, w, y, rstd, EPS.to_bits()];
             let outcome = bench.run(kernel, 16, &arguments, grid);
             let outcome = outcome.values("Y", Memory::Arena, y, &expected);
-            outcome.values("rstd", Memory::Arena, rstd, &expected_rstd).nothing_else();
+            outcome.values("rstd", Memory::Stats, rstd, &expected_rstd).nothing_else();
         }
     }
 }
@@ -376,7 +381,7 @@ fn rmsnorm_dx_is_its_twin() {
             expected.iter_mut().zip(&old).for_each(|(dx, old)| *dx += f64::from(*old));
             let mut bench = Bench::of(kernel);
             let weight = bench.put(Memory::Params, &w);
-            let at = [bench.arena(&x), bench.arena(&dy), bench.arena(&rstds)];
+            let at = [bench.arena(&x), bench.arena(&dy), bench.stats(&rstds)];
             let dx = if adds { bench.arena(&old) } else { bench.room(Memory::Arena, rows * cols) };
             let arguments = [rows as u32, cols as u32, at[0], weight, at[1], at[2], dx, u32::from(adds)];
             let outcome = bench.run(kernel, 16, &arguments, grid);
@@ -393,7 +398,7 @@ fn rmsnorm_dw_is_its_twin() {
         let expected = twin::rmsnorm_backward(cols, &x, &w, &rstds, &dy).1;
         let mut bench = Bench::new();
         let dw = bench.room(Memory::Grads, cols);
-        let at = [bench.arena(&x), bench.arena(&dy), bench.arena(&rstds)];
+        let at = [bench.arena(&x), bench.arena(&dy), bench.stats(&rstds)];
         let arguments = [rows as u32, cols as u32, at[0], dw, at[1], at[2]];
         let outcome = bench.run(Kernel::RmsNormDw, 16, &arguments, [cols.div_ceil(64) as u32, 1, 1]);
         outcome.sums("dW", Memory::Grads, dw, &expected).nothing_else();
@@ -472,11 +477,11 @@ fn attention_is_its_twin() {
         let mut bench = Bench::of(kernel);
         let [q, k, v] = [&q, &k, &v].map(|values| bench.arena(values));
         let o = bench.room(Memory::Arena, expected_o.len());
-        let lse = bench.room(Memory::Arena, expected_lse.len());
+        let lse = bench.room(Memory::Stats, expected_lse.len());
         let arguments = [&sizes(shape)[..], &[q, k, v, o, lse]].concat();
         let outcome = bench.run(kernel, shape.head, &arguments, threads(expected_lse.len()));
         let outcome = outcome.values("O", Memory::Arena, o, &expected_o);
-        outcome.values("log-sum-exp", Memory::Arena, lse, &expected_lse).nothing_else();
+        outcome.values("log-sum-exp", Memory::Stats, lse, &expected_lse).nothing_else();
     }
 }
 
@@ -489,12 +494,13 @@ fn attention_dq_is_its_twin() {
         let (o, lse) = (narrow(&o), narrow(&lse));
         let expected = twin::attention_backward(shape, (&q, &k, &v), &d_o, &table);
         let mut bench = Bench::of(kernel);
-        let at = [&q, &k, &v, &o, &lse, &d_o].map(|values| bench.arena(values));
-        let delta = bench.room(Memory::Arena, lse.len());
+        let [q_at, k_at, v_at, o_at, d_o_at] = [&q, &k, &v, &o, &d_o].map(|values| bench.arena(values));
+        let at = [q_at, k_at, v_at, o_at, bench.stats(&lse), d_o_at];
+        let delta = bench.room(Memory::Stats, lse.len());
         let dq = bench.room(Memory::Arena, q.len());
         let arguments = [&sizes(shape)[..], &at, &[delta, dq, bench.arena(&table)]].concat();
         let outcome = bench.run(kernel, shape.head, &arguments, threads(lse.len()));
-        let outcome = outcome.values("delta", Memory::Arena, delta, &expected.delta);
+        let outcome = outcome.values("delta", Memory::Stats, delta, &expected.delta);
         outcome.values("dQ", Memory::Arena, dq, &expected.dq).nothing_else();
     }
 }
@@ -509,7 +515,8 @@ fn attention_dkv_is_its_twin() {
         let mut bench = Bench::of(kernel);
         let [q, keys, v] = [&q, &k, &v].map(|values| bench.arena(values));
         let dk = bench.room(Memory::Arena, k.len());
-        let [lse, d_o, delta] = [&lse, &d_o, &narrow(&expected.delta)].map(|values| bench.arena(values));
+        let d_o = bench.arena(&d_o);
+        let [lse, delta] = [&lse, &narrow(&expected.delta)].map(|values| bench.stats(values));
         let dv = bench.room(Memory::Arena, k.len());
         let rest = [q, keys, v, dk, lse, d_o, delta, dv, bench.arena(&table)];
         let arguments = [&sizes(shape)[..], &rest].concat();
@@ -587,10 +594,10 @@ fn cross_entropy_is_its_twin() {
                 values.chunks(vocab).flat_map(row).collect()
             };
             let before: Vec<f64> = logits.iter().copied().map(f64::from).collect();
-            let (l, losses) = (bench.arena(&narrow(&wide(9.0, &before))), bench.room(Memory::Arena, rows));
+            let (l, losses) = (bench.arena(&narrow(&wide(9.0, &before))), bench.room(Memory::Stats, rows));
             let arguments = [rows as u32, vocab as u32, l, losses, stride as u32];
             let outcome = bench.run(kernel, 16, &arguments, grid);
-            let outcome = outcome.values("loss", Memory::Arena, losses, &expected_losses);
+            let outcome = outcome.values("loss", Memory::Stats, losses, &expected_losses);
             outcome.values("dL", Memory::Arena, l, &wide(0.0, &expected_gradient)).nothing_else();
         }
     }
@@ -604,10 +611,10 @@ fn norm_partial_is_its_twin() {
         // Gradients are one buffer from its start; what is past them must not count.
         bench.memories[Memory::Grads as usize].clear();
         bench.put(Memory::Grads, &gradients);
-        let partial = bench.room(Memory::Arena, groups);
+        let partial = bench.room(Memory::Stats, groups);
         let outcome =
             bench.run(Kernel::NormPartial, 16, &[count as u32, partial, groups as u32], [groups as u32, 1, 1]);
-        outcome.values("partial", Memory::Arena, partial, &twin::square_sum(&gradients, groups)).nothing_else();
+        outcome.values("partial", Memory::Stats, partial, &twin::square_sum(&gradients, groups)).nothing_else();
     }
 }
 
@@ -621,12 +628,12 @@ fn finish_is_its_twin() {
         let mut bench = Bench::new();
         bench.step.clip = clip;
         bench.memories[Memory::Losses as usize] = vec![FENCE; 8];
-        let (squares, losses) = (bench.arena(&squares), bench.arena(&losses));
-        let at = bench.room(Memory::Arena, 1);
+        let (squares, losses) = (bench.stats(&squares), bench.stats(&losses));
+        let at = bench.room(Memory::Stats, 1);
         let arguments = [groups as u32, squares, rows as u32, losses, at];
         let outcome = bench.run(Kernel::Finish, 16, &arguments, [1, 1, 1]);
         let outcome = outcome.values("loss", Memory::Losses, SLOT, &[loss]);
-        outcome.values("factor", Memory::Arena, at, &[factor]).nothing_else();
+        outcome.values("factor", Memory::Stats, at, &[factor]).nothing_else();
     }
 }
 
@@ -651,7 +658,7 @@ fn adamw_trial(group: usize, count: usize, step: i32, factor: f32) -> (Bench, Ve
     let Adam { lr, beta1, beta2, eps, weight_decay, .. } = adam;
     let (correction1, correction2) = (correction(beta1), correction(beta2));
     bench.step = StepUniform { lr, beta1, beta2, eps, weight_decay, correction1, correction2, ..bench.step };
-    let arguments = vec![count as u32, bench.arena(&[factor]), 2];
+    let arguments = vec![count as u32, bench.stats(&[factor]), 2];
     let expected: Vec<[f64; 3]> = (0..count)
         .map(|i| {
             let adam = Adam { weight_decay: if decays(i) { weight_decay } else { 0.0 }, ..adam };

@@ -159,6 +159,13 @@ mod tests {
                 .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
                 .subgroup_operations(naga::valid::SubgroupOperationSet::all());
             validator.validate(&module).unwrap_or_else(|error| panic!("{}: {error:?}", kernel.name()));
+            // A write to a part of a vector may write the whole, and neighbours would lose what they wrote.
+            let writes_part = |line: &str| line.split_once(" =").is_some_and(|(place, _)| place.contains("]["));
+            assert!(
+                !kernel.is_vector() || !source.lines().any(writes_part),
+                "{} writes a part of a vector",
+                kernel.name()
+            );
             for part in ["// Arguments:", "// Grid:", "// CPU twin:", "Tolerance", "Exact"] {
                 let either = part == "Tolerance" && kernel.text().contains("Exact")
                     || part == "Exact" && kernel.text().contains("Tolerance");

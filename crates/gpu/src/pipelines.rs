@@ -35,7 +35,7 @@ pub(crate) fn bind_layout(device: &wgpu::Device) -> wgpu::BindGroupLayout {
     };
     let mut entries =
         vec![entry(0, wgpu::BufferBindingType::Uniform, true), entry(1, wgpu::BufferBindingType::Uniform, false)];
-    for binding in 2..9 {
+    for binding in 2..10 {
         entries.push(entry(binding, wgpu::BufferBindingType::Storage { read_only: binding == 7 }, false));
     }
     device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some("shoal"), entries: &entries })

@@ -32,6 +32,7 @@ pub(crate) struct Plan {
     pub loss: usize,
     pub update: usize,
     pub arena_values: usize,
+    pub stats_values: usize,
     /// Where the logits are after the forward part: rows of the vocabulary, [`Shape::logits_stride`] apart.
     pub logits: usize,
     pub rope_table: usize,
@@ -121,6 +122,8 @@ struct Builder<'a> {
     forms: Forms,
     layout: &'a Layout,
     arena: Arena,
+    /// What is one value a row.
+    stats: Arena,
     dispatches: Vec<Dispatch>,
     rope_table: Place,
 }
@@ -129,7 +132,8 @@ impl Plan {
     pub fn new(layout: &Layout, shape: Shape, forms: Forms) -> Result<Self, EngineError> {
         let mut arena = Arena::default();
         let rope_table = arena.take((shape.context * shape.head) as usize);
-        let mut builder = Builder { shape, forms, layout, arena, dispatches: Vec::new(), rope_table };
+        let mut builder =
+            Builder { shape, forms, layout, arena, stats: Arena::default(), dispatches: Vec::new(), rope_table };
         builder.build()
     }
 }
@@ -150,13 +154,13 @@ impl Builder<'_> {
             saved.push(layer);
             x = next;
         }
-        let (normed, rstd) = (self.hidden(), self.arena.take(shape.rows as usize));
+        let (normed, rstd) = (self.hidden(), self.stats.take(shape.rows as usize));
         self.norm(x, last_norm, normed, rstd);
         let logits = self.arena.take((shape.rows * shape.logits_stride()) as usize);
         self.forward_gemm(shape.hidden, normed, None, &[(shape.vocab, head, logits)]);
         let forward = self.dispatches.len();
 
-        let row_losses = self.arena.take(shape.rows as usize);
+        let row_losses = self.stats.take(shape.rows as usize);
         let ce = [shape.rows, shape.vocab, logits.offset(), row_losses.offset(), shape.logits_stride()];
         self.rows(self.forms.of(Op::CrossEntropy), &ce);
         let loss = self.dispatches.len();
@@ -164,8 +168,8 @@ impl Builder<'_> {
         let logits_at = logits.at;
         let dx = self.backward(tied, (embedding, head, last_norm), (x, normed, rstd, logits), saved)?;
         self.arena.give(dx);
-        let partial = self.arena.take(NORM_GROUPS as usize);
-        let factor = self.arena.take(1);
+        let partial = self.stats.take(NORM_GROUPS as usize);
+        let factor = self.stats.take(1);
         let total = self.layout.len() as u32;
         self.push(Kernel::NormPartial, &[total, partial.offset(), NORM_GROUPS], [NORM_GROUPS, 1, 1]);
         let end = |groups| [groups, partial.offset(), shape.rows, row_losses.offset(), factor.offset()];
@@ -185,6 +189,7 @@ impl Builder<'_> {
             loss,
             update,
             arena_values: self.arena.len(),
+            stats_values: self.stats.len(),
             logits: logits_at,
             rope_table: self.rope_table.at,
         })
@@ -193,7 +198,7 @@ impl Builder<'_> {
     fn layer_forward(&mut self, layer: u32, x: Place) -> Result<(Saved, Place), EngineError> {
         let shape = self.shape;
         let rows = shape.rows as usize;
-        let (normed, rstd) = (self.hidden(), self.arena.take(rows));
+        let (normed, rstd) = (self.hidden(), self.stats.take(rows));
         self.norm(x, self.part(layer, "input_layernorm")?, normed, rstd);
         let q = self.hidden();
         let (k, v) = (self.keys(), self.keys());
@@ -215,7 +220,7 @@ impl Builder<'_> {
         ];
         self.flat(Kernel::Rope, shape.rows * (shape.heads + shape.keys) * shape.head / 2, &rope);
         let context = self.hidden();
-        let lse = self.arena.take(rows * shape.heads as usize);
+        let lse = self.stats.take(rows * shape.heads as usize);
         let attention = [
             shape.batch,
             shape.context,
@@ -231,7 +236,7 @@ impl Builder<'_> {
         let middle = self.hidden();
         let out = self.part(layer, "self_attn.o_proj")?;
         self.forward_gemm(shape.hidden, context, Some(x), &[(shape.hidden, out, middle)]);
-        let (middle_normed, middle_rstd) = (self.hidden(), self.arena.take(rows));
+        let (middle_normed, middle_rstd) = (self.hidden(), self.stats.take(rows));
         self.norm(middle, self.part(layer, "post_attention_layernorm")?, middle_normed, middle_rstd);
         let (gate, up, act) = (self.wide(), self.wide(), self.wide());
         let parts = [
@@ -263,7 +268,7 @@ impl Builder<'_> {
         self.input_gradient(shape.hidden, d_normed, false, &parts);
         let dx = self.hidden();
         self.norm_backward(x, last_norm, d_normed, rstd, dx, false);
-        self.give(&[logits, normed, rstd, d_normed, x]);
+        self.give(&[logits, normed, d_normed, x]);
         for (layer, saved) in saved.into_iter().enumerate().rev() {
             self.layer_backward(layer as u32, saved, dx)?;
         }
@@ -291,13 +296,13 @@ impl Builder<'_> {
         self.input_gradient(shape.hidden, d_normed, false, &parts);
         let norm = self.part(layer, "post_attention_layernorm")?;
         self.norm_backward(saved.middle, norm, d_normed, saved.middle_rstd, dx, true);
-        self.give(&[saved.gate, saved.up, saved.act, saved.middle, saved.middle_normed, saved.middle_rstd]);
+        self.give(&[saved.gate, saved.up, saved.act, saved.middle, saved.middle_normed]);
         // The attention half.
         let out = [(shape.hidden, self.part(layer, "self_attn.o_proj")?, dx)];
         self.weight_gradients(shape.hidden, saved.context, &out);
         let d_context = self.hidden();
         self.input_gradient(shape.hidden, d_context, false, &out);
-        let delta = self.arena.take((shape.rows * shape.heads) as usize);
+        let delta = self.stats.take((shape.rows * shape.heads) as usize);
         let dq = self.hidden();
         let (dk, dv) = (self.keys(), self.keys());
         let common =
@@ -315,8 +320,9 @@ impl Builder<'_> {
         self.input_gradient(shape.hidden, d_normed, false, &parts);
         let norm = self.part(layer, "input_layernorm")?;
         self.norm_backward(saved.x, norm, d_normed, saved.rstd, dx, true);
-        self.give(&[d_normed, d_context, delta, dq, dk, dv]);
-        self.give(&[saved.q, saved.k, saved.v, saved.context, saved.lse, saved.normed, saved.rstd, saved.x]);
+        self.give(&[d_normed, d_context, dq, dk, dv]);
+        self.stats.give(delta);
+        self.give(&[saved.q, saved.k, saved.v, saved.context, saved.normed, saved.x]);
         Ok(())
     }
 

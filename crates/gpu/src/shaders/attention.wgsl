@@ -1,6 +1,7 @@
 // O = softmax(Q K^T / sqrt(head size), causal) V for grouped-query heads, with an online softmax; keeps the
 // log-sum-exp of each row (Dao et al., arXiv 2205.14135).
-// Arguments: 0 batch, 1 context, 2 query heads, 3 key heads, 4 Q, 5 K, 6 V, 7 O, 8 log-sum-exp [batch, heads, context].
+// Arguments: 0 batch, 1 context, 2 query heads, 3 key heads, 4 Q, 5 K, 6 V, 7 O, 8 log-sum-exp [batch, heads, context]
+// (in stats).
 // Grid: a thread for each (batch, head, query).
 // CPU twin: twin::attention. Tolerance 1e-5.
 
@@ -35,5 +36,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     }
     let o = arg(7u) + ((b * context + t) * heads + head) * HEAD;
     for (var i = 0u; i < HEAD; i++) { arena[o + i] = sum[i] / total; }
-    arena[arg(8u) + index] = largest + log(total);
+    stats[arg(8u) + index] = largest + log(total);
 }

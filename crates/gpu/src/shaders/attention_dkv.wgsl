@@ -1,6 +1,6 @@
 // Gradients of attention for keys (with the rotation of RoPE undone) and values, summed over the query heads of a group.
 // Arguments: 0 batch, 1 context, 2 query heads, 3 key heads, 4 Q, 5 K, 6 V, 7 dK, 8 log-sum-exp, 9 dO, 10 delta, 11 dV,
-// 12 RoPE table.
+// 12 RoPE table; 8 and 10 in stats.
 // Grid: a thread for each (batch, key head, key).
 // CPU twin: twin::attention_backward. Tolerance 1e-4.
 
@@ -31,15 +31,15 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         let head = key_head * group + g;
         for (var t = j; t < context; t++) {
             let row = ((b * context + t) * heads + head) * HEAD;
-            let stats = (b * heads + head) * context + t;
+            let line = (b * heads + head) * context + t;
             var score = 0.0;
             var dp = 0.0;
             for (var i = 0u; i < HEAD; i++) {
                 score += arena[arg(4u) + row + i] * key[i];
                 dp += arena[arg(9u) + row + i] * value[i];
             }
-            let p = exp(score - arena[arg(8u) + stats]);
-            let ds = p * (dp - arena[arg(10u) + stats]) * scale;
+            let p = exp(score - stats[arg(8u) + line]);
+            let ds = p * (dp - stats[arg(10u) + line]) * scale;
             for (var i = 0u; i < HEAD; i++) {
                 dk[i] += ds * arena[arg(4u) + row + i];
                 dv[i] += p * arena[arg(9u) + row + i];

@@ -1,7 +1,7 @@
 // Gradients of attention for keys (with the rotation of RoPE undone) and values, summed over the query heads of a group.
 // Everything of a key lies in registers.
 // Arguments: 0 batch, 1 context, 2 query heads, 3 key heads, 4 Q, 5 K, 6 V, 7 dK, 8 log-sum-exp, 9 dO, 10 delta, 11 dV,
-// 12 RoPE table. The head size is a multiple of 8, the context and places multiples of 4.
+// 12 RoPE table; 8 and 10 in stats. The head size is a multiple of 8, the context and places multiples of 4.
 // Grid: a thread for each (batch, key head, key).
 // With QUAD, four neighbours are keys of one head, load a quarter of a query or its gradient each and pass it around.
 // CPU twin: twin::attention_backward. Tolerance 1e-4.
@@ -39,7 +39,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         let head = key_head * group + g;
         let q = arg(4u) / 4u + (b * context * heads + head) * HEAD4;
         let d_o = arg(9u) / 4u + (b * context * heads + head) * HEAD4;
-        let stats = ((b * heads + head) * context) / 4u;
+        let line = (b * heads + head) * context;
         for (var t = j & ~3u; t < context; t += 4u) {
             //@ for e in 4
             var s$e = 0.0;
@@ -62,8 +62,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
             //@ end
             //@ end
             //@ end
-            let lse = arena[arg(8u) / 4u + stats + t / 4u];
-            let delta = arena[arg(10u) / 4u + stats + t / 4u];
+            let lse = row_of_four(arg(8u) + line + t);
+            let delta = row_of_four(arg(10u) + line + t);
             let seen = vec4<u32>(t, t + 1u, t + 2u, t + 3u) >= vec4<u32>(j);
             let p = select(vec4<f32>(), exp(vec4<f32>(s0, s1, s2, s3) - lse), seen);
             let ds = p * (vec4<f32>(p0, p1, p2, p3) - delta) * scale;
@@ -93,4 +93,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     arena[dv + $iu] = dv0$i;
     arena[dv + HEAD8 + $iu] = dv1$i;
     //@ end
+}
+
+fn row_of_four(at: u32) -> vec4<f32> {
+    return vec4<f32>(stats[at], stats[at + 1u], stats[at + 2u], stats[at + 3u]);
 }

@@ -1,6 +1,6 @@
 // Gradient of attention for the queries, with the rotation of RoPE undone; also delta = rowsum(dO O) for attention_dkv.
 // Arguments: 0 batch, 1 context, 2 query heads, 3 key heads, 4 Q, 5 K, 6 V, 7 O, 8 log-sum-exp, 9 dO, 10 delta, 11 dQ,
-// 12 RoPE table.
+// 12 RoPE table; 8 and 10 in stats.
 // Grid: a thread for each (batch, head, query).
 // CPU twin: twin::attention_backward. Tolerance 1e-4.
 
@@ -27,8 +27,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         delta += gradient[i] * arena[arg(7u) + at + i];
         sum[i] = 0.0;
     }
-    arena[arg(10u) + index] = delta;
-    let lse = arena[arg(8u) + index];
+    stats[arg(10u) + index] = delta;
+    let lse = stats[arg(8u) + index];
     for (var j = 0u; j <= t; j++) {
         let row = ((b * context + j) * keys + key_head) * HEAD;
         var score = 0.0;

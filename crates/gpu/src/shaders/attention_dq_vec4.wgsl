@@ -1,7 +1,7 @@
 // Gradient of attention for the queries, with the rotation of RoPE undone; also delta = rowsum(dO O) for the gradients of
 // keys and values. Everything of a query lies in registers.
 // Arguments: 0 batch, 1 context, 2 query heads, 3 key heads, 4 Q, 5 K, 6 V, 7 O, 8 log-sum-exp, 9 dO, 10 delta, 11 dQ,
-// 12 RoPE table. The head size is a multiple of 8, places of tensors multiples of 4.
+// 12 RoPE table; 8 and 10 in stats. The head size is a multiple of 8, places of tensors multiples of 4.
 // Grid: a thread for each (batch, head, query).
 // With QUAD (the context is a multiple of 4), four neighbours are queries of one head, load a quarter of a key or a value
 // each and pass it around.
@@ -39,9 +39,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     var d$h$i = vec4<f32>();
     //@ end
     //@ end
-    let place = arg(10u) + index;
-    arena[place / 4u][place & 3u] = delta;
-    let lse = arena[(arg(8u) + index) / 4u][(arg(8u) + index) & 3u];
+    stats[arg(10u) + index] = delta;
+    let lse = stats[arg(8u) + index];
     //@ if QUAD
     let end = (t | 3u) + 1u;
     //@ else

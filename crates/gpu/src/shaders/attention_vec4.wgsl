@@ -1,7 +1,7 @@
 // O = softmax(Q K^T / sqrt(head size), causal) V for grouped-query heads, with an online softmax over four keys at a time;
 // keeps the log-sum-exp of each row (Dao et al., arXiv 2205.14135). Everything of a query lies in registers.
-// Arguments: 0 batch, 1 context, 2 query heads, 3 key heads, 4 Q, 5 K, 6 V, 7 O, 8 log-sum-exp [batch, heads, context]. The
-// head size and all places but the last are multiples of 4.
+// Arguments: 0 batch, 1 context, 2 query heads, 3 key heads, 4 Q, 5 K, 6 V, 7 O, 8 log-sum-exp [batch, heads, context]
+// (in stats). The head size is a multiple of 8, places are multiples of 4.
 // Grid: a thread for each (batch, head, query).
 // With QUAD (the context is a multiple of 4), four neighbours are queries of one head, load a quarter of a key or a value
 // each and pass it around.
@@ -81,5 +81,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     //@ for i in HEAD4
     arena[o + $iu] = o$i / total;
     //@ end
-    arena[(arg(8u) + index) / 4u][(arg(8u) + index) & 3u] = largest + log(total);
+    stats[arg(8u) + index] = largest + log(total);
 }

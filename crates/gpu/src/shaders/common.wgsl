@@ -1,5 +1,6 @@
 // What every kernel sees. One bind group serves all dispatches; a dynamic offset picks a dispatch's arguments.
-// Activations, gradients of activations and tables live in one arena; arguments are offsets in it, in f32.
+// Activations, gradients of activations and tables live in one arena, what is one value a row in `stats`; arguments are
+// offsets, in f32.
 // Kernels that move four values at a time see the same buffers as vectors, at a quarter of the index.
 // Tolerances in kernels' headers are relative to the larger of 1 and the value, unless they say otherwise.
 
@@ -26,6 +27,8 @@ struct Step {
 @group(0) @binding(6) var<storage, read_write> arena: array<Word>;
 @group(0) @binding(7) var<storage, read> tokens: array<u32>;
 @group(0) @binding(8) var<storage, read_write> losses: array<f32>;
+// One value a row: neighbours write these, and writing a part of a vector may write the whole.
+@group(0) @binding(9) var<storage, read_write> stats: array<f32>;
 
 const NONE: u32 = 0xffffffffu;
 

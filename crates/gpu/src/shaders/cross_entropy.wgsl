@@ -1,5 +1,5 @@
 // loss[r] = log sum exp(L[r, :]) - L[r, target r]; L becomes its own gradient (softmax - onehot) / rows, in place.
-// Arguments: 0 rows, 1 vocabulary, 2 L, 3 loss, 4 distance of L's rows; what lies after the vocabulary becomes 0.
+// Arguments: 0 rows, 1 vocabulary, 2 L, 3 loss (in stats), 4 distance of L's rows; what lies after the vocabulary becomes 0.
 // Grid: a workgroup of 64 for each row. Targets follow the inputs in the token buffer.
 // CPU twin: twin::cross_entropy. Tolerance 1e-5.
 
@@ -37,7 +37,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     sum = partial[0];
     if (!live) { return; }
     let right = tokens[rows + row];
-    if (lane == right % 64u) { arena[arg(3u) + row] = largest + log(sum) - arena[l + right]; }
+    if (lane == right % 64u) { stats[arg(3u) + row] = largest + log(sum) - arena[l + right]; }
     for (var c = lane; c < cols; c += 64u) {
         let p = exp(arena[l + c] - largest) / sum;
         arena[l + c] = (p - select(0.0, 1.0, c == right)) / f32(rows);

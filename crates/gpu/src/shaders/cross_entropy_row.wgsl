@@ -1,6 +1,6 @@
 // loss[r] = log sum exp(L[r, :]) - L[r, target r]; L becomes its own gradient (softmax - onehot) / rows, in place; for
 // devices on which barriers cost more than they save.
-// Arguments: 0 rows, 1 vocabulary, 2 L, 3 loss, 4 distance of L's rows; what lies after the vocabulary becomes 0.
+// Arguments: 0 rows, 1 vocabulary, 2 L, 3 loss (in stats), 4 distance of L's rows; what lies after the vocabulary becomes 0.
 // Grid: a thread for each row. Targets follow the inputs in the token buffer.
 // CPU twin: twin::cross_entropy. Tolerance 1e-5.
 
@@ -21,7 +21,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         arena[l + c] = value;
         sum += value;
     }
-    arena[arg(3u) + row] = largest + log(sum) - chosen;
+    stats[arg(3u) + row] = largest + log(sum) - chosen;
     let share = 1.0 / (sum * f32(rows));
     for (var c = 0u; c < cols; c++) { arena[l + c] *= share; }
     arena[l + right] -= 1.0 / f32(rows);

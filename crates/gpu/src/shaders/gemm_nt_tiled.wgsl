@@ -1,8 +1,8 @@
 // Y_z[m, n] = sum_k X[m, k] W_z[n, k] (+ R[m, n]), for up to three weights that share X: tiles in workgroup memory.
 // Arguments: 0 M, 1 K (a multiple of 4), 2 X, 3 R or NONE; for each z: 4+3z N, W (in params), Y. All places are multiples
 // of 4; rows of Y and R are N rounded up to 4 apart.
-// Grid: x over N and y over M in tiles of 64, z over weights; a thread makes 8 x 8 values that lie 8 apart, so that
-// neighbours read neighbouring words of workgroup memory.
+// Grid: x over N and y over M in tiles of 64, z over weights; a thread makes 8 rows, 8 apart, of two vectors
+// that lie 32 values apart. Columns lie in workgroup memory such that neighbours read neighbouring words.
 // CPU twin: twin::gemm_nt. Tolerance 1e-5 relative to the sum of magnitudes.
 
 // [4 of k][64 of m or n]
@@ -22,6 +22,8 @@ fn main(@builtin(local_invocation_id) id: vec3<u32>, @builtin(local_invocation_i
     let w = arg(5u + 3u * group.z) / 4u + quarter;
     //@ for l in 4
     let line$l = thread / 4u + $lu * 16u;
+    // Column 4 t + j of a half is thread t's j-th.
+    let slot$l = (line$l & 31u) / 4u + (line$l / 32u * 4u + (line$l & 3u)) * 8u;
     let x$l = x + min(row + line$l, rows - 1u) * depth;
     let w$l = w + min(col + line$l, cols - 1u) * depth;
     //@ end
@@ -34,7 +36,7 @@ fn main(@builtin(local_invocation_id) id: vec3<u32>, @builtin(local_invocation_i
         let inside = k + quarter < depth;
         //@ for l in 4
         left[quarter * 64u + line$l] = select(vec4<f32>(), arena[x$l + k], inside);
-        right[quarter * 64u + line$l] = select(vec4<f32>(), params[w$l + k], inside);
+        right[quarter * 64u + slot$l] = select(vec4<f32>(), params[w$l + k], inside);
         //@ end
         workgroupBarrier();
         for (var q = 0u; q < 256u; q += 64u) {
@@ -50,19 +52,18 @@ fn main(@builtin(local_invocation_id) id: vec3<u32>, @builtin(local_invocation_i
         }
         workgroupBarrier();
     }
-    let stride = (cols + 3u) / 4u * 4u;
-    let y = arg(6u + 3u * group.z);
+    let stride = (cols + 3u) / 4u;
+    let at = col / 4u + id.x;
+    let y = arg(6u + 3u * group.z) / 4u;
     //@ for i in 8
-    //@ for j in 8
-    store(y, row + id.y + $iu * 8u, col + id.x + $ju * 8u, stride, c$i$j);
-    //@ end
+    if (row + id.y + $iu * 8u < rows) {
+        let line = (row + id.y + $iu * 8u) * stride + at;
+        if (at < stride) { store(y, line, vec4<f32>(c$i0, c$i1, c$i2, c$i3)); }
+        if (at + 8u < stride) { store(y, line + 8u, vec4<f32>(c$i4, c$i5, c$i6, c$i7)); }
+    }
     //@ end
 }
 
-fn store(y: u32, row: u32, col: u32, stride: u32, value: f32) {
-    if (row >= arg(0u) || col >= stride) { return; }
-    let at = row * stride + col;
-    var sum = value;
-    if (arg(3u) != NONE) { sum += arena[(arg(3u) + at) / 4u][at & 3u]; }
-    arena[(y + at) / 4u][at & 3u] = sum;
+fn store(y: u32, at: u32, value: vec4<f32>) {
+    if (arg(3u) == NONE) { arena[y + at] = value; } else { arena[y + at] = value + arena[arg(3u) / 4u + at]; }
 }

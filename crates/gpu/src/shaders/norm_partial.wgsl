@@ -1,5 +1,5 @@
 // partial[w] = sum of squares of a share of the gradients.
-// Arguments: 0 values, 1 partial, 2 workgroups.
+// Arguments: 0 values, 1 partial (in stats), 2 workgroups.
 // Grid: workgroups of 64, striding.
 // CPU twin: twin::square_sum. Tolerance 1e-5.
 
@@ -14,5 +14,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         workgroupBarrier();
         if (lane < half) { partial[lane] += partial[lane + half]; }
     }
-    if (lane == 0u) { arena[arg(1u) + group.x] = partial[0]; }
+    if (lane == 0u) { stats[arg(1u) + group.x] = partial[0]; }
 }

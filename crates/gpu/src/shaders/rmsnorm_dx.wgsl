@@ -1,5 +1,5 @@
 // dX[r, c] (+)= rstd (W[c] dY[r, c] - X[r, c] rstd^2 mean_c(W dY X)).
-// Arguments: 0 rows, 1 columns, 2 X, 3 W (in params), 4 dY, 5 rstd, 6 dX, 7 one to add to dX.
+// Arguments: 0 rows, 1 columns, 2 X, 3 W (in params), 4 dY, 5 rstd (in stats), 6 dX, 7 one to add to dX.
 // Grid: a workgroup of 64 for each row.
 // CPU twin: twin::rmsnorm_backward. Tolerance 1e-5.
 
@@ -24,7 +24,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     workgroupBarrier();
     if (!live) { return; }
-    let rstd = arena[arg(5u) + row];
+    let rstd = stats[arg(5u) + row];
     let shared_part = partial[0] / f32(cols) * rstd * rstd;
     for (var c = lane; c < cols; c += 64u) {
         let at = arg(6u) + row * cols + c;

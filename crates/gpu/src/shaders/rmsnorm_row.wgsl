@@ -1,6 +1,6 @@
 // Y[r, c] = X[r, c] * rstd[r] * W[c], rstd[r] = 1 / sqrt(mean_c X^2 + eps) (Zhang and Sennrich, arXiv 1910.07467), for
 // devices on which barriers cost more than they save.
-// Arguments: 0 rows, 1 columns (a multiple of 4), 2 X, 3 W (in params), 4 Y, 5 rstd, 6 eps as bits; places are multiples
+// Arguments: 0 rows, 1 columns (a multiple of 4), 2 X, 3 W (in params), 4 Y, 5 rstd (in stats), 6 eps as bits; places are multiples
 // of 4.
 // Grid: a thread for each row.
 // CPU twin: twin::rmsnorm. Tolerance 1e-5.
@@ -19,6 +19,6 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         sum += dot(value, value);
     }
     let rstd = inverseSqrt(sum / f32(arg(1u)) + bitcast<f32>(arg(6u)));
-    arena[(arg(5u) + row) / 4u][(arg(5u) + row) & 3u] = rstd;
+    stats[arg(5u) + row] = rstd;
     for (var c = 0u; c < cols; c++) { arena[y + c] = arena[x + c] * rstd * params[w + c]; }
 }
