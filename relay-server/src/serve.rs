@@ -26,8 +26,11 @@ use crate::{
 /// Headers must arrive within this; it also ends a kept-alive connection that nothing is asked on.
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(20);
 const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A request's body must go on arriving, and an answer must go on being taken, within this.
-const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// A request's body must go on arriving within this.
+const BODY_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// An answer must go on being taken within this. It is long, because a slow link empties megabytes of a system's send
+/// buffer before the system takes more.
+const ANSWER_STALL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Accepts until `stop` turns true, then lets requests that are being answered finish.
 pub async fn accept(
@@ -125,11 +128,11 @@ async fn serve_http<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let stream = Patient::new(stream, STALL_TIMEOUT);
+    let stream = Patient::new(stream, ANSWER_STALL_TIMEOUT);
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(place.clone());
         // A router is always ready.
-        router.clone().call(request.map(|body| Body::new(Stalled::new(body, STALL_TIMEOUT))))
+        router.clone().call(request.map(|body| Body::new(Stalled::new(body, BODY_STALL_TIMEOUT))))
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -56,7 +56,7 @@ fn train(arguments: &Train) -> Result<bool> {
 fn chromium() -> Result<PathBuf> {
     match std::env::var_os("CHROMIUM") {
         Some(path) => Ok(path.into()),
-        None => Ok(tools::browsers()?.chromium),
+        None => tools::chromium(),
     }
 }
 

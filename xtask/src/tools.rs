@@ -95,9 +95,24 @@ pub struct Browsers {
     pub firefox: PathBuf,
 }
 
+/// Chromium for benchmarks.
+pub fn chromium() -> Result<PathBuf> {
+    if find_chromium().is_none() {
+        if is_ubuntu(&distribution()) {
+            bail!("Chromium is missing. {UBUNTU_BROWSERS}");
+        }
+        packages("Chromium", &["chromium"])?;
+    }
+    find_chromium().context("no Chromium found: set CHROMIUM to its path")
+}
+
+fn find_chromium() -> Option<PathBuf> {
+    browser("CHROMIUM", &["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"])
+}
+
 /// Chromium and Firefox for the browser tests.
 pub fn browsers() -> Result<Browsers> {
-    let chromium = || browser("CHROMIUM", &["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]);
+    let chromium = find_chromium;
     let firefox = || browser("FIREFOX", &["firefox-esr", "firefox"]);
     let missing: Vec<&str> = [(chromium().is_none(), "chromium"), (firefox().is_none(), "firefox-esr")]
         .into_iter()

@@ -45,7 +45,7 @@ impl AnyEngine {
         };
         let why = match refused {
             Some(why) => why,
-            None => match Self::gpu(manifest).await {
+            None => match Self::gpu(manifest, true).await {
                 Ok(engine) => return Ok((engine, None)),
                 Err(error) if choice == Choice::Gpu => return Err(error),
                 Err(error) => error.to_string(),
@@ -59,10 +59,11 @@ impl AnyEngine {
         Ok(Self::Cpu(Box::new(CpuEngine::new(&manifest.model, batch, context)?)))
     }
 
-    pub async fn gpu(manifest: &Manifest) -> Result<Self, EngineError> {
+    /// WebGPU, with the kernels that were measured here before unless `remember` is false: they may be at fault.
+    pub async fn gpu(manifest: &Manifest, remember: bool) -> Result<Self, EngineError> {
         let (batch, context) = (manifest.recipe.batch as usize, manifest.recipe.context as usize);
         let memory = FormsMemory::open(manifest).await;
-        let known = memory.read().await;
+        let known = if remember { memory.read().await } else { None };
         let engine = GpuEngine::with_forms(&manifest.model, batch, context, known.as_deref()).await?;
         if known.is_none_or(|known| known != engine.forms()) {
             memory.write(&engine.forms()).await;
@@ -84,23 +85,30 @@ impl FormsMemory {
         let shape = sizes.map(|size| size.to_string()).join("-");
         let name = format!("kernel-forms-{shape}-{}x{}", recipe.batch, recipe.context);
         // Without private files nothing is remembered, and it is measured each time.
-        Self { files: BrowserFiles::open("shoal").await.0, name }
+        Self { files: BrowserFiles::open("shoal/kernels").await.0, name }
     }
 
     async fn read(&self) -> Option<String> {
         // What cannot be read is measured again.
         let bytes = self.files.read(&self.name, FORMS_BYTES_MAX).await.ok()??;
-        String::from_utf8(bytes).ok()
+        let text = String::from_utf8(bytes).ok()?;
+        Some(text.strip_prefix(&browser())?.to_owned())
     }
 
     async fn write(&self, forms: &str) {
-        if let Err(error) = self.files.write_atomic(&self.name, forms.as_bytes()).await {
+        if let Err(error) = self.files.write_atomic(&self.name, format!("{}{forms}", browser()).as_bytes()).await {
             web_sys::console::warn_1(&format!("the measured kernels are not remembered: {error}").into());
         }
     }
 }
 
 const FORMS_BYTES_MAX: u64 = 4096;
+
+/// Another version of the browser may compile kernels otherwise.
+fn browser() -> String {
+    // Without a name all versions are one.
+    format!("{}\n", scope::worker().navigator().user_agent().unwrap_or_default())
+}
 
 #[wasm_bindgen]
 extern "C" {
@@ -141,6 +149,11 @@ pub struct SharedEngine(Rc<RefCell<Option<AnyEngine>>>);
 impl SharedEngine {
     pub fn new(engine: AnyEngine) -> Self {
         Self(Rc::new(RefCell::new(Some(engine))))
+    }
+
+    /// Gives the engine's memory back. Whoever uses it from now on hears that it is gone.
+    pub fn close(&self) {
+        *self.0.borrow_mut() = None;
     }
 
     /// `None` while it is at work.

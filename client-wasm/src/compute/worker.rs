@@ -33,6 +33,7 @@ const PROGRESS_MS: f64 = 100.0;
 /// While pausing between steps, messages are looked for this often.
 const PAUSE_SLICE_MS: f64 = 40.0;
 const DUTY_MIN: f64 = 0.05;
+const REOPEN_MS: f64 = 1000.0;
 /// A GPU that fails this often is given up for the CPU.
 const GPU_FAILURES_MAX: u32 = 3;
 
@@ -190,6 +191,7 @@ impl Worker {
             match self.attempt(room, &work).await {
                 Ok(Some(TrainOutcome { update, steps, tokens, loss_first, loss_last })) => {
                     let (job, update) = (work.job, Blob(update));
+                    room.gpu_failures = 0;
                     self.reply(&FromCompute::Trained { job, update, steps, tokens, loss_first, loss_last });
                     self.reply(&FromCompute::Residual(Blob(room.trainer.residual_bytes())));
                 }
@@ -331,6 +333,8 @@ async fn recover(room: &mut Room, error: &TrainError) -> bool {
     web_sys::console::warn_1(&format!("the GPU failed: {error}").into());
     let failures = room.gpu_failures + 1;
     let residual = room.trainer.residual_bytes();
+    // The new engine may need the old one's memory.
+    room.engine.close();
     let opened = reopen(&room.manifest, failures, error).await.and_then(|(engine, why)| {
         open_room(room.manifest.clone(), room.peer, room.trainer.corpus().clone(), engine, why, failures)
     });
@@ -348,12 +352,15 @@ async fn recover(room: &mut Room, error: &TrainError) -> bool {
     }
 }
 
-/// The engine after `failures` of the GPU; with the reason in words where it is the CPU.
+/// The engine after `failures` of the GPU in a row; with the reason in words where it is the CPU.
 async fn reopen(manifest: &Manifest, failures: u32, error: &TrainError) -> Result<(AnyEngine, Option<String>), String> {
-    if failures < GPU_FAILURES_MAX
-        && let Ok(engine) = AnyEngine::gpu(manifest).await
-    {
-        return Ok((engine, None));
+    for tried in failures..GPU_FAILURES_MAX {
+        // The first time the device is to blame, after that perhaps what was remembered of it.
+        if let Ok(engine) = AnyEngine::gpu(manifest, tried == 1).await {
+            return Ok((engine, None));
+        }
+        // A browser may need a moment to start its graphics process again.
+        scope::sleep(REOPEN_MS).await;
     }
     let engine = AnyEngine::cpu(manifest).map_err(|error| error.to_string())?;
     Ok((engine, Some(error.to_string())))

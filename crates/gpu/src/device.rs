@@ -154,7 +154,7 @@ fn browser_name(device: &wgpu::Device) -> String {
 fn has_subgroups(device: &wgpu::Device) -> bool {
     let has = || {
         let features = js_sys::Reflect::get(device.as_webgpu()?.as_ref(), &"features".into()).ok()?;
-        let has: js_sys::Function = js_sys::Reflect::get(&features, &"has".into()).ok()?.try_into().ok()?;
+        let has: js_sys::Function = js_sys::Reflect::get(&features, &"has".into()).ok()?.into();
         has.call1(&features, &"subgroups".into()).ok()?.as_bool()
     };
     has().unwrap_or(false)
