@@ -30,7 +30,7 @@ const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const BODY_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// An answer must go on being taken within this. It is long, because a slow link empties megabytes of a system's send
 /// buffer before the system takes more.
-const ANSWER_STALL_TIMEOUT: Duration = Duration::from_secs(120);
+const ANSWER_STALL_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Accepts until `stop` turns true, then lets requests that are being answered finish.
 pub async fn accept(
