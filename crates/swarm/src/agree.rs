@@ -251,8 +251,8 @@ impl Swarm {
             self.seek(update.update, update.bytes);
             self.check(update.update);
             match self.round.checks.get(&update.update) {
-                Some(Some(true)) => {}
-                Some(Some(false)) => return Validity::Invalid,
+                Some(Some(true)) if self.round.sizes.get(&update.update) == Some(&update.bytes) => {}
+                Some(Some(_)) => return Validity::Invalid,
                 _ => return Validity::Pending,
             }
         }
@@ -268,17 +268,16 @@ impl Swarm {
         }
     }
 
-    /// Whether a body calls an update malformed that this peer found well-formed, and that is no copy of another.
+    /// Whether a body calls an update malformed that this peer found well-formed, and that is no copy of another. Which
+    /// of several commits to one update is the copy depends on when they and their seeds came, so these are excused.
     fn slanders(&self, body: &Body) -> bool {
-        let update = |envelope: &Envelope| self.pool.commit(envelope.id()).map(|(_, commit)| commit.update);
-        let verdicts = body.content.commits.iter().zip(&body.content.verdicts);
-        let of = |wanted: Verdict| {
-            let with = verdicts.clone().filter(move |(_, verdict)| **verdict == wanted);
-            with.filter_map(move |(envelope, _)| update(envelope))
-        };
-        let accepted: BTreeSet<Digest> = of(Verdict::Accepted).collect();
-        let mut malformed = of(Verdict::Malformed).filter(|update| !accepted.contains(update));
-        malformed.any(|update| self.round.checks.get(&update) == Some(&Some(true)))
+        let commit = |envelope: &Envelope| self.pool.commit(envelope.id()).map(|(_, commit)| commit);
+        let named: Vec<Digest> = body.content.commits.iter().filter_map(commit).map(|commit| commit.update).collect();
+        let is_shared = |update: Digest| named.iter().filter(|other| **other == update).count() > 1;
+        let judged = body.content.commits.iter().zip(&body.content.verdicts);
+        let mut malformed =
+            judged.filter(|(_, verdict)| **verdict == Verdict::Malformed).filter_map(|(envelope, _)| commit(envelope));
+        malformed.any(|commit| !is_shared(commit.update) && self.is_well_formed(commit) == Some(true))
     }
 
     /// Whether what a new body claims fits what this peer saw; `Pending` while that may still come. A body that more
@@ -427,13 +426,14 @@ impl Swarm {
             round: self.next_round(),
             vote,
             lock: locked.map(|(lock, _)| lock),
-            proposal: kept.and_then(|digest| self.pool.body(digest)).cloned().map(Box::new),
+            proposal: kept.and_then(|digest| self.pool.envelope_of_body(digest)).cloned(),
         };
         self.persist(Stored::Vote { round: record.round, vote }, Record::Vote(record));
     }
 
     pub(crate) fn vote_stored(&mut self, round: shoal_wire::Round, vote: Vote) {
-        if round == self.next_round() && vote.parent == self.chain.head().body {
+        // A vote that stands for updates which the disk refused does not leave.
+        if self.join.durable && round == self.next_round() && vote.parent == self.chain.head().body {
             self.say(Message::Vote(vote));
         }
     }
@@ -442,6 +442,7 @@ impl Swarm {
     /// knows votes of later rounds, and these bind too.
     pub(crate) fn restore_votes(&mut self) {
         let head = self.chain.head().round;
+        let mut proposals = Vec::new();
         self.stored_votes.retain(|stored| stored.round > head);
         for stored in self.stored_votes.clone() {
             let vote = stored.vote;
@@ -449,16 +450,11 @@ impl Swarm {
                 continue;
             }
             self.round.voted.insert((vote.kind, vote.view), vote.body);
-            match (stored.lock, stored.proposal) {
-                (Some(lock), Some(proposal)) => {
-                    self.round.lock = Some((lock, proposal.body.digest()));
-                    self.round.valid = Some((lock.view, proposal));
-                }
-                (None, Some(proposal)) if self.anchors().contains(&self.me) => {
-                    self.say(Message::Proposal(proposal));
-                }
-                _ => {}
+            if let (Some(lock), Some(proposal)) = (stored.lock, stored.proposal.as_ref().and_then(|p| self.opened(p))) {
+                self.round.lock = Some((lock, proposal.body.digest()));
+                self.round.valid = Some((lock.view, proposal));
             }
+            proposals.extend(stored.proposal);
             if vote.kind != VoteKind::Recovery && vote.view >= self.round.view {
                 let reached = if vote.kind == VoteKind::Precommit { Phase::Precommit } else { Phase::Prevote };
                 let same_view = vote.view == self.round.view;
@@ -466,6 +462,17 @@ impl Swarm {
                 self.round.view = vote.view;
             }
             self.say(Message::Vote(vote));
+        }
+        // Perhaps nobody else holds them any more, and a recovery must find what a lock names.
+        for proposal in proposals {
+            self.ingest(proposal, None);
+        }
+    }
+
+    fn opened(&self, envelope: &Envelope) -> Option<Box<Proposal>> {
+        match Said::open(envelope, self.run).ok()?.into_inner().message {
+            Message::Proposal(proposal) => Some(proposal),
+            _ => None,
         }
     }
 }

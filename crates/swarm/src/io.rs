@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use shoal_wire::{
-    Digest, Manifest, Millis, PeerId, Round,
-    record::{Certificate, Join, Lock, Proposal, Verdict, Vote},
+    Digest, Envelope, Manifest, Millis, PeerId, Round,
+    record::{Certificate, Join, Lock, Verdict, Vote},
     sign::Identity,
 };
 
@@ -165,8 +165,9 @@ pub struct Persisted {
     pub round: Round,
     pub vote: Vote,
     pub lock: Option<Lock>,
-    /// The locked proposal, so that it can be proposed again after a restart.
-    pub proposal: Option<Box<Proposal>>,
+    /// The signed proposal of the lock or of the recovery, so that it can be proposed again after a restart, and had
+    /// by others.
+    pub proposal: Option<Envelope>,
 }
 
 /// News for the shell and its person.

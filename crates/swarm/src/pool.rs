@@ -52,6 +52,21 @@ impl Slot {
             _ => 0,
         }
     }
+
+    /// Places of which there is one for each view, so that they grow with the views.
+    const fn is_of_view(self) -> bool {
+        matches!(self, Self::Proposal(_) | Self::Vote(..))
+    }
+
+    const fn is_of_recovery(self) -> bool {
+        matches!(self, Self::RecoveryCall | Self::RecoveryAnswer | Self::RecoveryProposal | Self::RecoveryVote)
+    }
+}
+
+/// The view in progress, and earlier ones that locks and later proposals rest on.
+pub(crate) struct Views {
+    pub now: View,
+    pub kept: Vec<View>,
 }
 
 #[derive(Clone, Debug)]
@@ -113,20 +128,45 @@ impl Pool {
         }
     }
 
+    /// Whether an author may have no more of this remembered.
+    fn is_full(&self, from: PeerId, slot: Slot, bytes: usize) -> bool {
+        let before = self.entries.range((from, Slot::Join)..).take_while(|((peer, _), _)| *peer == from);
+        let (count, held) =
+            before.fold((0, 0), |(count, held), (_, entry)| (count + 1, held + entry.envelope.payload.len()));
+        (count >= MESSAGES_PER_PEER_MAX && !slot.is_of_recovery()) || held + bytes > POOL_BYTES_PER_PEER_MAX
+    }
+
+    /// Makes room for what an author says now, in place of what it said in the earliest views: a round that takes
+    /// long must not silence anybody.
+    fn make_room(&mut self, from: PeerId, slot: Slot, bytes: usize, views: &Views) {
+        while self.is_full(from, slot, bytes) {
+            let may_go = |old: &Slot| {
+                let before = !slot.is_of_view() || old.view() < slot.view();
+                old.is_of_view() && before && old.view() < views.now && !views.kept.contains(&old.view())
+            };
+            let own = self.entries.range((from, Slot::Join)..).take_while(|((peer, _), _)| *peer == from);
+            let earliest = own.map(|((_, slot), _)| *slot).filter(may_go).min_by_key(|slot| slot.view());
+            let Some(entry) = earliest.and_then(|slot| self.entries.remove(&(from, slot))) else { return };
+            let id = short(entry.id);
+            self.ids.remove(&id);
+            self.refuse(id);
+        }
+    }
+
     /// Keeps a message unless its author already said something in its place; returns whether it was kept.
-    pub fn insert(&mut self, envelope: Envelope, said: Said, view: View, at: Millis) -> bool {
+    pub fn insert(&mut self, envelope: Envelope, said: Said, views: &Views, at: Millis) -> bool {
         let whole_id = envelope.id();
         let id = short(whole_id);
         let from = envelope.from;
         let slot = Slot::of(&said.message);
-        let said_before = self.entries.range((from, Slot::Join)..).take_while(|((peer, _), _)| *peer == from);
-        let (count, bytes) =
-            said_before.fold((0, 0), |(count, bytes), (_, entry)| (count + 1, bytes + entry.envelope.payload.len()));
-        let full = count >= MESSAGES_PER_PEER_MAX
-            || bytes + envelope.payload.len() > POOL_BYTES_PER_PEER_MAX
-            || (slot == Slot::Join && self.joins().count() >= JOINS_MAX);
+        let bytes = envelope.payload.len();
+        let ahead = slot.view() > views.now.saturating_add(VIEWS_AHEAD_MAX);
+        if !ahead && !self.entries.contains_key(&(from, slot)) {
+            self.make_room(from, slot, bytes, views);
+        }
+        let full = self.is_full(from, slot, bytes) || (slot == Slot::Join && self.joins().count() >= JOINS_MAX);
         let replaces = match (&said.message, self.entries.get(&(from, slot)).map(|entry| &entry.said.message)) {
-            (_, None) => !full && slot.view() <= view.saturating_add(VIEWS_AHEAD_MAX),
+            (_, None) => !full && !ahead,
             (Message::Have(new), Some(Message::Have(old))) => new.updates.len() > old.updates.len(),
             (Message::Join(_), Some(_)) => {
                 self.entries.get(&(from, slot)).is_some_and(|old| old.said.round < said.round)
@@ -159,7 +199,10 @@ impl Pool {
     /// Whether this peer voted otherwise in the same place: equivocation, which its own signatures prove.
     pub fn contradicts(&self, from: PeerId, said: &Said) -> bool {
         let before = self.entries.get(&(from, Slot::of(&said.message))).map(|entry| &entry.said.message);
-        matches!((before, &said.message), (Some(Message::Vote(old)), Message::Vote(new)) if old != new)
+        // A later attempt at a recovery is no second vote in an earlier one, though it takes its place.
+        let same_ballot = |old: &Vote, new: &Vote| (old.kind, old.view) == (new.kind, new.view);
+        matches!((before, &said.message),
+            (Some(Message::Vote(old)), Message::Vote(new)) if same_ballot(old, new) && old != new)
     }
 
     /// Whether this leader closed the commits of the same view with another list.
@@ -284,6 +327,12 @@ impl Pool {
             Message::Proposal(proposal) => Some(proposal),
             _ => None,
         }
+    }
+
+    /// A proposal of this body as it was signed.
+    pub fn envelope_of_body(&self, digest: Digest) -> Option<&Envelope> {
+        let mut entries = self.entries.values();
+        entries.find(|entry| entry.body.is_some_and(|(body, _)| body == digest)).map(|entry| &entry.envelope)
     }
 
     /// Id of the list in each proposed body that has one.

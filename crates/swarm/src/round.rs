@@ -110,7 +110,7 @@ impl Swarm {
     /// Stores an update until its round is over.
     pub(crate) fn keep_stored(&mut self, digest: Digest, bytes: Bytes) {
         if self.kept.entry(self.next_round()).or_default().insert(digest) {
-            self.persist(Stored::Other, Record::Blob { digest, bytes, pinned: false });
+            self.persist(Stored::Update(digest), Record::Blob { digest, bytes, pinned: false });
         }
     }
 
@@ -130,6 +130,7 @@ impl Swarm {
         match self.round.update.clone().filter(|(digest, _)| *digest == commit.update) {
             Some((digest, update)) => {
                 self.round.checks.insert(digest, Some(true));
+                self.round.sizes.insert(digest, update.len() as u64);
                 self.transfers.keep(digest, update);
             }
             // It was made before a restart.
@@ -144,22 +145,26 @@ impl Swarm {
         self.identity.derive("shoal 2026 v1 own seed", &about)
     }
 
-    /// Updates of the listed commits, with their sizes.
-    pub(crate) fn listed_updates(&self) -> &BTreeMap<Digest, u64> {
+    /// Updates of the listed commits, with the sizes that these name.
+    pub(crate) fn listed_updates(&self) -> &BTreeMap<Digest, Vec<u64>> {
         &self.round.exchanged
     }
 
     /// Fetches and checks the listed updates, and says which ones are here.
     pub(crate) fn exchange(&mut self) {
         let ids = self.list().map(|listed| listed.list.commits.clone()).unwrap_or_default();
-        for id in ids {
-            if let Some((_, commit)) = self.pool.commit(id) {
-                self.round.exchanged.insert(commit.update, commit.update_bytes);
+        let times = self.pool.commit_times();
+        let mut claims: Vec<_> = ids.iter().filter_map(|id| Some((times.get(id)?, self.pool.commit(*id)?.1))).collect();
+        claims.sort_by_key(|(at, _)| **at);
+        for (_, commit) in claims {
+            let sizes = self.round.exchanged.entry(commit.update).or_default();
+            if !sizes.contains(&commit.update_bytes) {
+                sizes.push(commit.update_bytes);
             }
         }
         let listed = self.round.exchanged.clone();
-        for (update, bytes) in &listed {
-            self.transfers.want(*update, *bytes);
+        for (update, sizes) in &listed {
+            sizes.iter().for_each(|bytes| self.transfers.want(*update, *bytes));
             self.check(*update);
         }
         let here: Vec<Digest> = listed
@@ -183,6 +188,7 @@ impl Swarm {
         }
         if let Some(bytes) = self.transfers.get(update) {
             self.round.checks.insert(update, None);
+            self.round.sizes.insert(update, bytes.len() as u64);
             self.compute(Purpose::Check { update }, Job::Check { update: bytes });
         }
     }
@@ -196,11 +202,13 @@ impl Swarm {
         let mut verdicts = Vec::with_capacity(commits.len());
         for named in commits {
             let (envelope, commit) = named;
-            let revealed = self.pool.reveal(envelope.from).is_some_and(|seed| seed_hash(seed) == commit.seed_hash);
-            let checked = self.round.checks.get(&commit.update).copied().flatten();
+            let revealed = self.is_revealed(envelope.from, commit);
+            let checked = self.is_well_formed(commit);
+            // Who withholds its seed, or names a wrong size, takes nothing from others that name the same update.
             let first = commits
                 .iter()
-                .filter(|(_, other)| other.update == commit.update)
+                .filter(|(_, other)| other.update == commit.update && self.has_its_size(other) != Some(false))
+                .filter(|(other, commit)| self.is_revealed(other.from, commit))
                 .all(|other| came(named) <= came(other));
             let verdict = match (revealed, checked, self.is_spread(commit.update)) {
                 (true, ..) if !first => Verdict::Malformed,
@@ -213,6 +221,21 @@ impl Swarm {
             verdicts.push(verdict);
         }
         Some(verdicts)
+    }
+
+    fn is_revealed(&self, peer: PeerId, commit: &Commit) -> bool {
+        self.pool.reveal(peer).is_some_and(|seed| seed_hash(seed) == commit.seed_hash)
+    }
+
+    /// Whether an update has the size that a commit names; `None` while it is not here.
+    pub(crate) fn has_its_size(&self, commit: &Commit) -> Option<bool> {
+        self.round.sizes.get(&commit.update).map(|bytes| *bytes == commit.update_bytes)
+    }
+
+    /// Whether an update is as its commit says; `None` while that is not known.
+    pub(crate) fn is_well_formed(&self, commit: &Commit) -> Option<bool> {
+        let checked = self.round.checks.get(&commit.update).copied().flatten()?;
+        Some(checked && self.has_its_size(commit) == Some(true))
     }
 
     fn exchange_ms(&self) -> u64 {
@@ -235,7 +258,7 @@ impl Swarm {
             let Some((_, commit)) = self.pool.commit(envelope.id()) else { return true };
             let reveal = self.pool.reveal(envelope.from).filter(|seed| seed_hash(*seed) == commit.seed_hash);
             let dropped = seed.is_none() && reveal.is_some() && in_time(envelope.from);
-            let well_formed = self.round.checks.get(&commit.update) == Some(&Some(true));
+            let well_formed = self.is_well_formed(commit) == Some(true);
             let refused = *verdict == Verdict::Unavailable && well_formed && self.is_spread(commit.update);
             !dropped && !refused
         })

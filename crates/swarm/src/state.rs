@@ -12,7 +12,11 @@ use shoal_wire::{
     sign::Identity,
 };
 
-use crate::{Bytes, Event, Job, JobId, Output, RecordId, pool::Pool, transfer::Transfers};
+use crate::{
+    Bytes, Event, Job, JobId, Output, RecordId,
+    pool::{Pool, Views},
+    transfer::Transfers,
+};
 
 /// A member not heard of for this long is not waited for.
 pub(crate) const PRESENCE_MS: u64 = 5_000;
@@ -95,7 +99,12 @@ pub(crate) struct Link {
 /// What a record on its way to storage stands for.
 #[derive(Debug)]
 pub(crate) enum Stored {
-    Vote { round: Round, vote: Vote },
+    Vote {
+        round: Round,
+        vote: Vote,
+    },
+    /// An update that a vote may stand for.
+    Update(Digest),
     Other,
 }
 
@@ -151,8 +160,10 @@ pub(crate) struct RoundState {
     pub listed_at: Option<Millis>,
     /// The view of the list that counts, and since when it does.
     pub exchange_since: Option<(View, Millis)>,
-    /// Updates of every list that counted, with their sizes.
-    pub exchanged: BTreeMap<Digest, u64>,
+    /// Updates of every list that counted, with the sizes that commits name, those that came first in front.
+    pub exchanged: BTreeMap<Digest, Vec<u64>>,
+    /// True sizes of the updates that came.
+    pub sizes: BTreeMap<Digest, u64>,
     /// Form checks: `None` while under way.
     pub checks: BTreeMap<Digest, Option<bool>>,
     pub aggregates: BTreeMap<Digest, Aggregate>,
@@ -259,10 +270,17 @@ impl Swarm {
     pub(crate) fn say(&mut self, message: Message) {
         let said = Said { run: self.run, round: self.next_round(), message };
         let envelope = said.clone().seal(&self.identity);
-        if self.pool.insert(envelope.clone(), said, self.round.view, self.now) {
+        let views = self.views();
+        if self.pool.insert(envelope.clone(), said, &views, self.now) {
             self.changed = true;
             self.forward(&envelope, None);
         }
+    }
+
+    /// Views of which messages must stay.
+    pub(crate) fn views(&self) -> Views {
+        let lock = self.round.lock.map(|(lock, _)| lock.view);
+        Views { now: self.round.view, kept: lock.into_iter().chain(self.round.valid.as_ref().map(|v| v.0)).collect() }
     }
 
     pub(crate) fn forward(&mut self, envelope: &Envelope, except: Option<PeerId>) {

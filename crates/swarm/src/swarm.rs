@@ -124,14 +124,8 @@ impl Swarm {
                 }
             }
             Input::PersistFailed { record, reason } => {
-                if let Some(Stored::Vote { .. }) = self.records.remove(&record) {
-                    self.join.durable = false;
-                    self.tell(Event::Trouble(format!(
-                        "a vote could not be stored, so this peer stops voting: {reason}"
-                    )));
-                } else {
-                    self.tell(Event::Trouble(format!("a record could not be stored: {reason}")));
-                }
+                let stored = self.records.remove(&record);
+                self.not_stored(stored, &reason);
             }
             Input::Loaded { blob, bytes } => {
                 if self.sought.remove(&blob).is_some() && bytes.is_none() {
@@ -219,6 +213,22 @@ impl Swarm {
             }
             Frame::NoBlob(blob) => self.transfers.denied(self.now, from, blob),
         }
+    }
+
+    /// A vote binds for ever, and so does what it stands for: without both on the disk, this peer stops voting.
+    fn not_stored(&mut self, stored: Option<Stored>, reason: &str) {
+        let text = match stored {
+            Some(Stored::Vote { .. }) => {
+                self.join.durable = false;
+                format!("a vote could not be stored, so this peer stops voting: {reason}")
+            }
+            Some(Stored::Update(update)) => {
+                self.join.durable = false;
+                format!("update {} could not be stored, so this peer stops voting: {reason}", update.short())
+            }
+            _ => format!("a record could not be stored: {reason}"),
+        };
+        self.tell(Event::Trouble(text));
     }
 
     fn computed(&mut self, job: JobId, outcome: Outcome) {

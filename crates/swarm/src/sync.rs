@@ -237,7 +237,8 @@ impl Swarm {
             self.emit(Output::Drop { peer: from, why: "signed two different votes in one view".to_owned() });
             return;
         }
-        if self.pool.insert(envelope.clone(), said, self.round.view, self.now) {
+        let views = self.views();
+        if self.pool.insert(envelope.clone(), said, &views, self.now) {
             self.heard.insert(from, self.now);
             self.changed = true;
             self.forward(&envelope, through);
@@ -268,6 +269,7 @@ impl Swarm {
                     let leads = self.chain.leaders().get(list.view as usize) == Some(&from);
                     leads && list.commits.len() <= ROSTER_MAX
                 }
+                Message::Have(have) => have.updates.len() <= ROSTER_MAX,
                 Message::Proposal(proposal) if proposal.body.recovery.is_some() => self.anchors().contains(&from),
                 Message::Proposal(proposal) => self.leader(proposal.view) == Some(from),
                 Message::Vote(vote) => vote.parent == self.chain.head().body,
@@ -317,7 +319,8 @@ impl Swarm {
     }
 
     /// Stores the certificates up to a round. An archive does so once it holds what the round takes to replay, so that
-    /// whoever verifies it never finds a round whose updates are still on their way.
+    /// whoever verifies it finds no round whose updates are still on their way, but after a checkpoint: then it looks
+    /// for the updates of the rounds before while it shows them.
     pub(crate) fn store_certificates(&mut self, up_to: Round) {
         while self.stored_round < up_to {
             self.stored_round += 1;

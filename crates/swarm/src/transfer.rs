@@ -3,12 +3,12 @@
 //! A receiver asks for ranges, so it sets the pace: at most [`RANGES_IN_FLIGHT_MAX`] are unanswered on a link. What
 //! arrived stays when a link goes; the rest is asked of others. The whole is hashed before anyone sees it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use shoal_wire::{
     Digest, Millis, PeerId,
     frame::Frame,
-    limits::{BLOB_BYTES_MAX, BLOB_RANGE_BYTES_MAX, CACHE_BYTES_MAX, LOADS_MAX, RANGES_IN_FLIGHT_MAX},
+    limits::{BLOB_BYTES_MAX, BLOB_RANGE_BYTES_MAX, CACHE_BYTES_MAX, LOADS_MAX, RANGES_IN_FLIGHT_MAX, ROSTER_MAX},
 };
 
 use crate::Bytes;
@@ -23,6 +23,10 @@ const DAMAGED_MS: u64 = 60_000;
 #[derive(Debug)]
 struct Want {
     size: usize,
+    /// Sizes that others claim, to be tried in turn when a fetch fails.
+    claims: VecDeque<usize>,
+    /// Claims that failed since the last peer was blamed.
+    failed: usize,
     /// Ranges that arrived. Memory grows with them, whatever size was claimed.
     parts: BTreeMap<u32, Vec<u8>>,
     missing: BTreeSet<u32>,
@@ -92,14 +96,20 @@ impl Transfers {
         }
     }
 
-    /// Starts fetching a blob of a known size; does nothing when it is here or under way.
+    /// Starts fetching a blob of a claimed size; does nothing when it is here or under way, but to note another claim.
     pub fn want(&mut self, blob: Digest, bytes: u64) {
-        if self.has(blob) || self.wants.contains_key(&blob) || bytes == 0 || bytes > BLOB_BYTES_MAX {
+        if self.has(blob) || bytes == 0 || bytes > BLOB_BYTES_MAX {
+            return;
+        }
+        if let Some(want) = self.wants.get_mut(&blob) {
+            want.claim(bytes as usize);
             return;
         }
         let ranges = (bytes as usize).div_ceil(BLOB_RANGE_BYTES_MAX) as u32;
         let want = Want {
             size: bytes as usize,
+            claims: VecDeque::new(),
+            failed: 0,
             parts: BTreeMap::new(),
             missing: (0..ranges).collect(),
             in_flight: BTreeMap::new(),
@@ -178,7 +188,15 @@ impl Transfers {
             return Arrival::Nothing;
         }
         let (start, size) = want.range(index);
-        if start != offset || size as usize != bytes.len() {
+        if start != offset {
+            return Arrival::Nothing;
+        }
+        if size as usize != bytes.len() {
+            // An honest holder sends less when the claimed size is too large.
+            let others = !want.claims.is_empty();
+            if !want.try_next_claim() && others {
+                want.denied.insert(from, now);
+            }
             return Arrival::Nothing;
         }
         want.in_flight.remove(&index);
@@ -192,6 +210,9 @@ impl Transfers {
             let complete: Bytes = whole.into();
             self.keep(blob, complete.clone());
             return Arrival::Complete(complete);
+        }
+        if want.try_next_claim() {
+            return Arrival::Nothing;
         }
         let alone = want.sources.len() == 1;
         let ranges = want.size.div_ceil(BLOB_RANGE_BYTES_MAX) as u32;
@@ -266,6 +287,28 @@ impl Want {
         let start = (index as usize * BLOB_RANGE_BYTES_MAX).min(self.size);
         let end = (start + BLOB_RANGE_BYTES_MAX).min(self.size);
         (start as u64, (end - start) as u32)
+    }
+
+    fn claim(&mut self, size: usize) {
+        if size != self.size && !self.claims.contains(&size) && self.claims.len() < ROSTER_MAX {
+            self.claims.push_back(size);
+        }
+    }
+
+    /// Starts again with the next size that somebody claims; false when there is no other, or when all were tried, so
+    /// that whoever sent the bytes is to blame.
+    fn try_next_claim(&mut self) -> bool {
+        let Some(next) = self.claims.pop_front() else { return false };
+        self.claims.push_back(core::mem::replace(&mut self.size, next));
+        let whole_turn = self.failed == self.claims.len();
+        self.failed = if whole_turn { 0 } else { self.failed + 1 };
+        self.parts.clear();
+        self.in_flight.clear();
+        self.missing = (0..self.size.div_ceil(BLOB_RANGE_BYTES_MAX) as u32).collect();
+        if !whole_turn {
+            self.sources.clear();
+        }
+        !whole_turn
     }
 
     fn join(&mut self) -> Vec<u8> {
