@@ -41,6 +41,8 @@ struct Disk {
     blobs: BTreeMap<Digest, Bytes>,
     /// Writes fail from now on.
     broken: bool,
+    /// Blobs find no room from now on; smaller records do.
+    full: bool,
     /// When the last write that was begun is done: a disk writes in order, as both shells do.
     written_at: Millis,
 }
@@ -170,6 +172,13 @@ impl World {
     pub fn break_disk(&mut self, peer: PeerId, broken: bool) {
         if let Some(peer) = self.peers.get_mut(&peer) {
             peer.disk.broken = broken;
+        }
+    }
+
+    /// From now on this peer's disk refuses blobs and takes everything smaller.
+    pub fn fill_disk(&mut self, peer: PeerId) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.disk.full = true;
         }
     }
 
@@ -340,8 +349,10 @@ impl World {
                 let outcome = if fails { failed() } else { toy::run(id, &work) };
                 self.input(id, Input::Computed { job, outcome });
             }
-            Happening::Done(DoneWork::Persisted { id: record, .. })
-                if peer.disk.broken || !peer.anchor && self.random.chance(self.faults.writes_per_mille) =>
+            Happening::Done(DoneWork::Persisted { id: record, record: what })
+                if peer.disk.broken
+                    || peer.disk.full && matches!(*what, Record::Blob { .. })
+                    || !peer.anchor && self.random.chance(self.faults.writes_per_mille) =>
             {
                 let reason = "the disk is full".to_owned();
                 self.input(id, Input::PersistFailed { record, reason });

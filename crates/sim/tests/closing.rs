@@ -2,11 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use shoal_sim::{Network, World};
+use shoal_sim::{Network, World, toy_genesis};
 use shoal_wire::{
     Digest, Envelope, PeerId,
     frame::Frame,
-    record::{Body, CommitList, Content, Message, Proposal, Said, Verdict, Vote, VoteKind},
+    record::{Body, Commit, CommitList, Content, Message, Proposal, Said, Verdict, Vote, VoteKind, seed_hash},
 };
 
 const GOOD: Network = Network { latency_ms: (5, 40), loss_per_mille: 0, duplicate_per_mille: 0 };
@@ -243,5 +243,85 @@ fn a_reload_between_commit_and_reveal_costs_no_trust() {
         world.start(one);
         assert!(world.run_until(60_000, |world| world.round() > round && world.agree()), "seed {seed}");
         assert_eq!(valid(&world, one), trust + 1, "seed {seed}");
+    }
+}
+
+/// The first commit of a round.
+fn first_commit(world: &mut World, round: u64) -> (PeerId, Commit) {
+    let is_commit = |said: &Said| said.round == round && matches!(said.message, Message::Commit(_));
+    assert!(world.run_until(60_000, |world| world.envelope(is_commit).is_some()));
+    let envelope = world.envelope(is_commit).unwrap();
+    match Said::open(&envelope, world.manifest().run()).unwrap().into_inner().message {
+        Message::Commit(commit) => (envelope.from, commit),
+        _ => panic!("a commit"),
+    }
+}
+
+/// Says somebody's seed once the commits of a round are listed.
+fn reveal(world: &mut World, round: u64, peer: PeerId, seed: Digest) {
+    let is_list = |said: &Said| said.round == round && matches!(said.message, Message::CommitList(_));
+    assert!(world.run_until(60_000, |world| world.envelope(is_list).is_some()));
+    world.run_for(50);
+    let said = say(world, peer, Message::Reveal(seed));
+    spread(world, &said);
+}
+
+fn verdict(world: &World, round: u64, peer: PeerId) -> Option<Verdict> {
+    let live = *world.live().iter().find(|live| world.swarm(**live).unwrap().certificates().contains_key(&round))?;
+    let certificate = &world.swarm(live)?.certificates()[&round];
+    assert!(certificate.body.recovery.is_none());
+    let content = &certificate.body.content;
+    let at = content.commits.iter().position(|envelope| envelope.from == peer)?;
+    content.verdicts.get(at).copied()
+}
+
+#[test]
+fn of_two_commits_to_one_update_the_one_without_a_seed_stops_neither_the_other_nor_the_round() {
+    for seed in 180..184 {
+        let (mut world, peers) = world(seed, 7);
+        let round = world.round() + 1;
+        let (silent, other) = (peers[0], peers[1]);
+        let (_, commit) = first_commit(&mut world, round);
+        world.crash(silent);
+        world.crash(other);
+        // Everybody holds the first model, which has an update's form.
+        let genesis = toy_genesis();
+        let own_seed = Digest::of(b"a seed");
+        let shared =
+            Commit { update: Digest::of(&genesis), update_bytes: 64, seed_hash: seed_hash(own_seed), ..commit };
+        for peer in [silent, other] {
+            let said = say(&world, peer, Message::Commit(shared.clone()));
+            spread(&mut world, &said);
+            world.run_for(2);
+        }
+        reveal(&mut world, round, other, own_seed);
+        assert!(world.run_until(60_000, |world| world.round() >= round), "seed {seed}: stuck at {round}");
+        if verdict(&world, round, silent) == Some(Verdict::Withheld) {
+            assert_eq!(verdict(&world, round, other), Some(Verdict::Accepted), "seed {seed}");
+        }
+        assert!(world.run_until(60_000, |world| world.round() > round && world.agree()), "seed {seed}");
+        assert_eq!(world.checker.violations, vec![]);
+    }
+}
+
+#[test]
+fn whoever_commits_a_seen_digest_with_another_size_keeps_the_update_from_nobody() {
+    for (seed, bytes) in [(190, 63), (191, 65), (192, 20_000), (193, 1)] {
+        let (mut world, peers) = world(seed, 5);
+        let round = world.round() + 1;
+        let (author, commit) = first_commit(&mut world, round);
+        let copier = *peers.iter().find(|peer| **peer != author).unwrap();
+        world.crash(copier);
+        let own_seed = Digest::of(b"a seed");
+        let copy = Commit { update_bytes: bytes, seed_hash: seed_hash(own_seed), ..commit };
+        // It comes to everybody before the genuine one.
+        let said = say(&world, copier, Message::Commit(copy));
+        spread(&mut world, &said);
+        reveal(&mut world, round, copier, own_seed);
+        assert!(world.run_until(60_000, |world| world.round() >= round), "seed {seed}: stuck at {round}");
+        assert_eq!(verdict(&world, round, author), Some(Verdict::Accepted), "seed {seed}");
+        assert_ne!(verdict(&world, round, copier), Some(Verdict::Accepted), "seed {seed}");
+        assert!(world.run_until(60_000, World::agree), "seed {seed}");
+        assert_eq!(world.checker.violations, vec![]);
     }
 }

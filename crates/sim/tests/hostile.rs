@@ -8,7 +8,7 @@ use shoal_wire::{
     Digest, Envelope, Identity, Manifest, Millis, PeerId, Round,
     frame::{Frame, Status},
     limits,
-    record::{Join, Message, Said, Vote, VoteKind},
+    record::{Have, Join, Message, Said, Vote, VoteKind},
 };
 
 const GOOD: Network = Network { latency_ms: (5, 40), loss_per_mille: 0, duplicate_per_mille: 0 };
@@ -267,4 +267,77 @@ fn of_rounds_to_come_only_members_are_heard_and_each_only_so_much() {
         alone.hear(&early(&identity(1), view));
     }
     assert_eq!(alone.swarm.early_messages(), limits::EARLY_MAX);
+}
+
+#[test]
+fn whoever_signs_a_later_attempt_at_a_recovery_does_not_vote_twice_in_the_earlier_one() {
+    let (us, other) = (identity(1), identity(2));
+    let mut alone = Alone::new(&[us, other.clone()]);
+    let run = alone.manifest.run();
+    let vote = |attempt: u32, body: u8| {
+        let body = Some(Digest([body; 32]));
+        let vote = Vote { parent: run.into(), view: attempt, kind: VoteKind::Recovery, body };
+        Frame::Said(Said { run, round: 1, message: Message::Vote(vote) }.seal(&other))
+    };
+    let drops = |outputs: Vec<Output>| outputs.iter().any(|output| matches!(output, Output::Drop { .. }));
+    for frame in [vote(0, 1), vote(1, 2), vote(0, 3)] {
+        assert!(!drops(alone.hear_all(&frame)));
+    }
+    assert!(drops(alone.hear_all(&vote(1, 4))), "two votes in one attempt");
+}
+
+#[test]
+fn nobody_is_heard_who_claims_to_hold_more_updates_than_a_round_has() {
+    let (us, other) = (identity(1), identity(2));
+    let mut alone = Alone::new(&[us, other.clone()]);
+    let run = alone.manifest.run();
+    for (count, kept) in [(limits::ROSTER_MAX + 1, 0), (limits::ROSTER_MAX, 1)] {
+        let updates = (0..count).map(|number| Digest::of(&number.to_le_bytes())).collect();
+        let said = Said { run, round: 1, message: Message::Have(Have { updates }) };
+        alone.hear(&Frame::Said(said.seal(&other)));
+        assert_eq!(alone.status().envelopes.len(), kept);
+    }
+}
+
+/// Votes among these outputs and what follows when they are stored.
+fn votes_once_stored(alone: &mut Alone, mut outputs: Vec<Output>) -> Vec<Vote> {
+    let mut votes = Vec::new();
+    while let Some(output) = outputs.pop() {
+        match output {
+            Output::Persist { id, .. } => {
+                alone.swarm.handle(alone.now, Input::Persisted(id)).unwrap();
+                outputs.extend(alone.drain_all());
+            }
+            Output::Send { frame, .. } => {
+                let Frame::Said(envelope) = Frame::decode(&frame).unwrap() else { continue };
+                let said = Said::open(&envelope, alone.manifest.run()).unwrap().into_inner();
+                votes.extend(if let Message::Vote(vote) = said.message { Some(vote) } else { None });
+            }
+            _ => {}
+        }
+    }
+    votes
+}
+
+#[test]
+fn a_round_of_many_views_silences_neither_this_peer_nor_others() {
+    let (us, other) = (identity(1), identity(2));
+    let mut alone = Alone::new(&[us, other.clone()]);
+    let run = alone.manifest.run();
+    for view in 0..400 {
+        for kind in [VoteKind::Prevote, VoteKind::Precommit] {
+            let vote = Vote { parent: run.into(), view, kind, body: None };
+            let said = Said { run, round: 1, message: Message::Vote(vote) }.seal(&other);
+            let id = u64::from_le_bytes(said.id().0[..8].try_into().unwrap());
+            let outputs = alone.hear_all(&Frame::Said(said));
+            votes_once_stored(&mut alone, outputs);
+            assert!(alone.status().envelopes.contains(&id), "view {view}: a vote of another is not kept");
+        }
+        alone.now = alone.now + 100_000;
+        alone.swarm.handle(alone.now, Input::Tick).unwrap();
+        let outputs = alone.drain_all();
+        let votes = votes_once_stored(&mut alone, outputs);
+        assert!(votes.iter().any(|vote| vote.view >= view), "view {view}: this peer's own vote does not leave");
+    }
+    assert!(alone.status().envelopes.len() <= 2 * limits::MESSAGES_PER_PEER_MAX + 8);
 }

@@ -4,7 +4,10 @@
 
 use shoal_sim::{Network, World};
 use shoal_swarm::Event;
-use shoal_wire::PeerId;
+use shoal_wire::{
+    PeerId,
+    record::{Message, Vote, VoteKind},
+};
 
 const GOOD: Network = Network { latency_ms: (5, 40), loss_per_mille: 0, duplicate_per_mille: 0 };
 
@@ -215,4 +218,24 @@ fn rounds_that_follow_a_recovery_yield_with_it_to_the_ordinary_chain() {
     let round = world.round();
     assert!(world.run_until(60_000, |world| world.round() >= round + 2 && world.agree()));
     assert_eq!(world.checker.violations, vec![]);
+}
+
+#[test]
+fn a_volunteer_whose_disk_refuses_updates_precommits_none_and_goes_on_without_a_vote() {
+    for seed in 134..137 {
+        let mut world = World::new(seed, GOOD);
+        let peer = join_all(&mut world, 2)[0];
+        let round = world.round() + 1;
+        world.fill_disk(peer);
+        let trains_on = |world: &World| {
+            let chain = world.swarm(world.anchor()).unwrap().chain();
+            chain.member(peer).is_some_and(|member| !member.durable && member.valid >= 2)
+        };
+        assert!(world.run_until(180_000, trains_on), "seed {seed}: stuck at {} after {round}", world.round());
+        let is_precommit =
+            |message: &Message| matches!(message, Message::Vote(Vote { kind: VoteKind::Precommit, body: Some(_), .. }));
+        let votes = world.envelopes(|said| said.round > round && is_precommit(&said.message));
+        assert!(votes.iter().all(|vote| vote.from != peer), "seed {seed}: a precommit without its updates");
+        assert_eq!(world.checker.violations, vec![]);
+    }
 }
