@@ -146,7 +146,14 @@ impl Node {
         let peer = identity.peer();
         let (restored, models) = storage::restore(&config.store, &manifest, peer, &genesis)?;
         let (storage_sender, storage_events) = mpsc::unbounded_channel();
-        let place = Place { store: config.store.clone(), run: config.run, peer, genesis: manifest.genesis, models };
+        let place = Place {
+            store: config.store.clone(),
+            run: config.run,
+            peer,
+            genesis: manifest.genesis,
+            recovery_window_rounds: u64::from(manifest.timing.recovery_window_rounds),
+            models,
+        };
         let (link_sender, link_events) = mpsc::channel(LINK_EVENTS_MAX);
         let (socket_sender, socket_events) = mpsc::channel(LINK_EVENTS_MAX);
         let (event_sender, events) = mpsc::channel(EVENTS_MAX);

@@ -17,8 +17,8 @@ use crate::{NodeError, replay};
 /// Checkpoints kept beside the first model: these last ones, and one of so many rounds.
 const CHECKPOINTS_LAST: u64 = 3;
 const CHECKPOINTS_EVERY: u64 = 50;
-/// Votes older than this many rounds are forgotten: no recovery reaches back so far.
-const VOTES_ROUNDS: u64 = 64;
+/// Votes of at least so many rounds are kept, and of more where a recovery may be undone that reaches further back.
+const VOTES_ROUNDS_MIN: u64 = 64;
 const VOTES_FORGOTTEN_EVERY: u64 = 16;
 const VOTE_BYTES_MAX: usize = 2 * limits::CERTIFICATE_BYTES_MAX;
 const CERTIFICATES_AT_ONCE: usize = 256;
@@ -50,6 +50,8 @@ pub(crate) struct Place {
     pub run: RunId,
     pub peer: PeerId,
     pub genesis: Digest,
+    /// How far back a recovery may be undone.
+    pub recovery_window_rounds: u64,
     /// Models of the last certified rounds.
     pub models: BTreeMap<Round, Digest>,
 }
@@ -151,7 +153,8 @@ impl Writer {
                 store.put_certificate(*run, certificate)?;
                 let round = certificate.body.round;
                 if round.is_multiple_of(VOTES_FORGOTTEN_EVERY) {
-                    self.warn(store.forget_votes(*run, *peer, round.saturating_sub(VOTES_ROUNDS)), "tidying votes");
+                    let kept = self.place.recovery_window_rounds.max(VOTES_ROUNDS_MIN);
+                    self.warn(store.forget_votes(*run, *peer, round.saturating_sub(kept)), "tidying votes");
                 }
                 self.retire_checkpoints(round, certificate.body.content.model)
             }
