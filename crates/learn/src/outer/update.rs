@@ -74,7 +74,7 @@ impl<'a> Decoder<'a> {
     }
 }
 
-/// Whether these bytes are an update of the model, whole, and written as its encoder would have written these values.
+/// Whether these bytes are an update of the model, whole, and written as its encoder would have written these scales and levels.
 pub fn check(layout: &Layout, codec: Codec, bytes: &[u8]) -> Result<(), UpdateError> {
     let mut decoder = Decoder::new(codec, bytes)?;
     let mut values = Vec::new();
