@@ -239,3 +239,25 @@ fn a_volunteer_whose_disk_refuses_updates_precommits_none_and_goes_on_without_a_
         assert_eq!(world.checker.violations, vec![]);
     }
 }
+
+#[test]
+fn a_lock_that_only_a_volunteer_kept_is_gone_on_with_by_an_anchor_that_never_saw_its_proposal() {
+    let mut tried = 0;
+    for seed in 200..212 {
+        let mut world = World::new(seed, GOOD);
+        let peers = join_all(&mut world, 3);
+        let (anchor, next) = (world.anchor(), world.round() + 1);
+        let locked = |world: &World| peers.iter().copied().find(|peer| world.is_locked(*peer, next));
+        assert!(world.run_until(60_000, |world| locked(world).is_some()), "seed {seed}");
+        let Some(one) = locked(&world).filter(|_| !world.is_locked(anchor, next)) else { continue };
+        tried += 1;
+        for peer in world.live() {
+            world.crash(peer);
+        }
+        world.start(anchor);
+        world.start(one);
+        assert!(world.run_until(60_000, |world| world.round() >= next), "seed {seed}: stuck at {next}");
+        assert_eq!(world.checker.violations, vec![]);
+    }
+    assert!(tried > 3);
+}

@@ -426,7 +426,7 @@ impl Swarm {
             round: self.next_round(),
             vote,
             lock: locked.map(|(lock, _)| lock),
-            proposal: kept.and_then(|digest| self.pool.envelope_of_body(digest)).cloned(),
+            proposal: kept.and_then(|digest| self.pool.envelope_of_body(digest)).cloned().map(Box::new),
         };
         self.persist(Stored::Vote { round: record.round, vote }, Record::Vote(record));
     }
@@ -465,7 +465,7 @@ impl Swarm {
         }
         // Perhaps nobody else holds them any more, and a recovery must find what a lock names.
         for proposal in proposals {
-            self.ingest(proposal, None);
+            self.ingest(*proposal, None);
         }
     }
 

@@ -167,7 +167,7 @@ pub struct Persisted {
     pub lock: Option<Lock>,
     /// The signed proposal of the lock or of the recovery, so that it can be proposed again after a restart, and had
     /// by others.
-    pub proposal: Option<Envelope>,
+    pub proposal: Option<Box<Envelope>>,
 }
 
 /// News for the shell and its person.

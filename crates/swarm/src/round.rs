@@ -164,7 +164,9 @@ impl Swarm {
         }
         let listed = self.round.exchanged.clone();
         for (update, sizes) in &listed {
-            sizes.iter().for_each(|bytes| self.transfers.want(*update, *bytes));
+            for bytes in sizes {
+                self.transfers.want(*update, *bytes);
+            }
             self.check(*update);
         }
         let here: Vec<Digest> = listed
