@@ -137,6 +137,7 @@ impl Breath {
             self.echo.set_onmessage(Some(&resolve));
         });
         if self.channel.post_message(&JsValue::NULL).is_ok() {
+            // This promise is never rejected.
             JsFuture::from(promise).await.ok();
         }
     }

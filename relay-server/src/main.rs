@@ -96,7 +96,8 @@ fn signals() -> std::io::Result<tokio::sync::mpsc::Receiver<()>> {
         tokio::spawn(async move {
             if signal.recv().await.is_some() {
                 // A second signal while the first is handled changes nothing.
-                tell.try_send(()).ok();
+                // Full: it was told already. Closed: it is ending.
+            tell.try_send(()).ok();
             }
         });
     }

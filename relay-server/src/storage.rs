@@ -213,6 +213,7 @@ impl Storage {
 }
 
 fn now_ms() -> i64 {
+    // A clock set before 1970 counts as 1970.
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -124,6 +124,7 @@ fn load(certificate: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
 }
 
 fn since_epoch() -> Duration {
+    // A clock set before 1970 counts as 1970.
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 

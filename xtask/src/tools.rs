@@ -43,6 +43,7 @@ pub fn c_compiler() -> Result<()> {
 pub fn cargo_deny() -> Result<PathBuf> {
     let own = paths::tools().join("bin/cargo-deny");
     for candidate in find("cargo-deny").into_iter().chain([own.clone()]) {
+        // One that does not start is as good as missing.
         let said = step::output(step::command(&candidate).arg("--version")).unwrap_or_default();
         if said.split_whitespace().nth(1) == Some(CARGO_DENY) {
             return Ok(candidate);
@@ -169,6 +170,7 @@ pub fn vulkan() -> Result<()> {
 }
 
 fn distribution() -> String {
+    // A system without the file is of no known distribution.
     std::fs::read_to_string("/etc/os-release").unwrap_or_default().to_lowercase()
 }
 

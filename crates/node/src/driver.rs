@@ -40,6 +40,7 @@ struct Clock {
 
 impl Clock {
     fn new() -> Self {
+        // A clock set before 1970 counts as 1970.
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self { start: Instant::now(), start_ms: wall.as_millis() as u64 }
     }

@@ -264,6 +264,7 @@ impl Swarm {
                 self.failed(update, reason);
             }
             (Purpose::Replay { round }, Outcome::Failed { reason }) => {
+                // The step may have been given up meanwhile; then nothing is retried under this name.
                 let model = self.steps.get(&round).map(|step| step.model);
                 self.failed(model.unwrap_or_default(), reason);
             }
