@@ -7,6 +7,13 @@ use core::{
 };
 use std::{collections::VecDeque, rc::Rc};
 
+use js_sys::Uint8Array;
+use serde::de::DeserializeOwned;
+use wasm_bindgen::{JsCast, closure::Closure};
+use web_sys::{MessageEvent, MessagePort};
+
+use crate::{messages::Failure, scope};
+
 #[derive(Debug)]
 struct Queue<T> {
     items: VecDeque<T>,
@@ -26,6 +33,21 @@ impl<T> Clone for Inbox<T> {
 impl<T> Default for Inbox<T> {
     fn default() -> Self {
         Self(Rc::new(RefCell::new(Queue { items: VecDeque::new(), waker: None })))
+    }
+}
+
+impl<T: 'static> Inbox<T> {
+    /// Takes what the other worker posts to this port; what cannot be read is told to the page.
+    pub fn listen<M: DeserializeOwned + 'static>(&self, port: &MessagePort, wrap: fn(M) -> T) {
+        let inbox = self.clone();
+        let on_message = Closure::<dyn FnMut(_)>::new(move |event: MessageEvent| {
+            let bytes = Uint8Array::new(&event.data()).to_vec();
+            match postcard::from_bytes(&bytes) {
+                Ok(message) => inbox.push(wrap(message)),
+                Err(error) => scope::post_failure(&Failure::new("panic", &error)),
+            }
+        });
+        port.set_onmessage(Some(on_message.into_js_value().unchecked_ref()));
     }
 }
 

@@ -97,7 +97,7 @@ fn signals() -> std::io::Result<tokio::sync::mpsc::Receiver<()>> {
             if signal.recv().await.is_some() {
                 // A second signal while the first is handled changes nothing.
                 // Full: it was told already. Closed: it is ending.
-            tell.try_send(()).ok();
+                tell.try_send(()).ok();
             }
         });
     }

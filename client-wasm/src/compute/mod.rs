@@ -6,13 +6,13 @@ mod worker;
 
 use js_sys::Reflect;
 use serde::Deserialize;
-use wasm_bindgen::{JsCast, JsValue, closure::Closure, prelude::wasm_bindgen};
+use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
 use wasm_bindgen_futures::spawn_local;
-use web_sys::{MessageEvent, MessagePort};
+use web_sys::MessagePort;
 
 use crate::{
     inbox::Inbox,
-    messages::{ComputeCommand, Failure, ToCompute},
+    messages::{ComputeCommand, ToCompute},
     scope,
 };
 use engine::Choice;
@@ -45,15 +45,7 @@ impl ComputeWorker {
         let port: MessagePort = Reflect::get(&start, &"port".into())?.dyn_into()?;
         let start: Start = serde_wasm_bindgen::from_value(start)?;
         let inbox = Inbox::default();
-        let listening = inbox.clone();
-        let on_message = Closure::<dyn FnMut(_)>::new(move |event: MessageEvent| {
-            let bytes = js_sys::Uint8Array::new(&event.data()).to_vec();
-            match postcard::from_bytes(&bytes) {
-                Ok(ask) => listening.push(Ask::Peer(ask)),
-                Err(error) => scope::post_failure(&Failure::new("panic", &error)),
-            }
-        });
-        port.set_onmessage(Some(on_message.into_js_value().unchecked_ref()));
+        inbox.listen(&port, Ask::Peer);
         let asks = inbox.clone();
         spawn_local(async move { worker::run(start, port, asks).await });
         Ok(Self { inbox })

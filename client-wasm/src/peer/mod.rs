@@ -10,9 +10,9 @@ use serde::Deserialize;
 use shoal_learn::Layout;
 use shoal_swarm::{Config, Swarm, mesh::Mesh};
 use shoal_wire::{Envelope, Identity, Manifest, RunId, codec, limits, record::Join};
-use wasm_bindgen::{JsCast, JsValue, closure::Closure, prelude::wasm_bindgen};
+use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
 use wasm_bindgen_futures::spawn_local;
-use web_sys::{MessageEvent, MessagePort, RtcDataChannel};
+use web_sys::{MessagePort, RtcDataChannel};
 
 use crate::{
     blob::Blob,
@@ -51,15 +51,7 @@ impl PeerWorker {
         let port: MessagePort = Reflect::get(&start, &"port".into())?.dyn_into()?;
         let start: Start = serde_wasm_bindgen::from_value(start)?;
         let inbox = Inbox::default();
-        let listening = inbox.clone();
-        let on_message = Closure::<dyn FnMut(_)>::new(move |event: MessageEvent| {
-            let bytes = js_sys::Uint8Array::new(&event.data()).to_vec();
-            match postcard::from_bytes(&bytes) {
-                Ok(message) => listening.push(News::Compute(message)),
-                Err(error) => scope::post_failure(&Failure::new("panic", &error)),
-            }
-        });
-        port.set_onmessage(Some(on_message.into_js_value().unchecked_ref()));
+        inbox.listen(&port, News::Compute);
         let news = inbox.clone();
         spawn_local(async move {
             match open(start, port, news).await {
