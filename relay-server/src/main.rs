@@ -96,7 +96,6 @@ fn signals() -> std::io::Result<tokio::sync::mpsc::Receiver<()>> {
         tokio::spawn(async move {
             if signal.recv().await.is_some() {
                 // A second signal while the first is handled changes nothing.
-                // Full: it was told already. Closed: it is ending.
                 tell.try_send(()).ok();
             }
         });
@@ -109,6 +108,7 @@ fn signals() -> std::io::Result<tokio::sync::mpsc::Receiver<()>> {
     let (tell, told) = tokio::sync::mpsc::channel(1);
     tokio::spawn(async move {
         if tokio::signal::ctrl_c().await.is_ok() {
+            // Full: it was told already. Closed: it is ending.
             tell.try_send(()).ok();
         }
     });
