@@ -3,8 +3,7 @@
 use serde::Serialize;
 use shoal_cpu::CpuEngine;
 use shoal_gpu::GpuEngine;
-use shoal_learn::{Batch, Engine, Layout, StepSettings, folder};
-use shoal_wire::manifest::AdamW;
+use shoal_learn::{Batch, Engine, Layout, folder, recipe::SoloRecipe};
 use wasm_bindgen::{JsError, JsValue, prelude::wasm_bindgen};
 
 use crate::scope;
@@ -34,7 +33,7 @@ struct Extra {
 
 struct Task {
     batches: Vec<Batch>,
-    adamw: AdamW,
+    recipe: SoloRecipe,
     steps: u32,
     warmup: u32,
     sync_every: u32,
@@ -62,7 +61,7 @@ pub async fn train_bench(
     let rows = tokens.chunks_exact(batch * row);
     let batches: Option<Vec<Batch>> = rows.take(count).map(|rows| Batch::from_rows(rows, batch, context)).collect();
     let batches = batches.ok_or_else(|| JsError::new("a batch is empty"))?;
-    let task = Task { batches, adamw: folder::parse_recipe(recipe)?, steps, warmup, sync_every: sync_every.max(1) };
+    let task = Task { batches, recipe: SoloRecipe::parse(recipe)?, steps, warmup, sync_every: sync_every.max(1) };
     let started = scope::precise_ms();
     let report = match engine {
         "gpu" => {
@@ -109,6 +108,6 @@ impl Task {
     /// Enqueues a step, counted from 1.
     fn step(&self, engine: &mut impl Engine, step: u32) -> Result<(), JsError> {
         let batch = &self.batches[(step - 1) as usize % self.batches.len()];
-        Ok(engine.step(batch, &StepSettings { adamw: self.adamw, lr: self.adamw.lr, step })?)
+        Ok(engine.step(batch, &self.recipe.settings(step))?)
     }
 }

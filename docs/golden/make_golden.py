@@ -46,7 +46,46 @@ def load_weights(model: LlamaForCausalLM, seed: int) -> None:
             offset += parameter.numel()
 
 
-def golden(name: str, model: dict, batch: int, context: int, steps: int, adamw: dict) -> None:
+def orthogonal(gradient, coefficients, steps, eps):
+    """Muon's Newton-Schulz steps in f32; torch's own are in bfloat16, too coarse to compare with."""
+    a, b, c = coefficients
+    x = gradient.T if gradient.size(0) > gradient.size(1) else gradient
+    x = x / x.norm().clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if gradient.size(0) > gradient.size(1) else x
+
+
+def optimizers_of(net: LlamaForCausalLM, optimizer: dict) -> list:
+    """torch's optimisers with the numbers of a manifest's `inner`."""
+    (kind, numbers), = optimizer.items()
+    named = list(net.named_parameters())
+    decays = lambda chosen, **more: [
+        {"params": [p for _, p in chosen if p.dim() == 2], "weight_decay": numbers["weight_decay"], **more},
+        {"params": [p for _, p in chosen if p.dim() != 2], "weight_decay": 0.0, **more},
+    ]
+    adamw = lambda chosen, lr: torch.optim.AdamW(
+        decays(chosen), lr=lr, betas=(numbers["beta1"], numbers["beta2"]), eps=numbers["eps"]
+    )
+    if kind == "adamw":
+        return [adamw(named, numbers["lr"])]
+    if kind == "sgd":
+        return [torch.optim.SGD(decays(named), numbers["lr"], numbers["momentum"], nesterov=numbers["nesterov"])]
+    hidden = lambda name, p: p.dim() == 2 and not name.endswith(("embed_tokens.weight", "lm_head.weight"))
+    torch.optim._muon._zeropower_via_newtonschulz = orthogonal
+    muon = torch.optim.Muon(
+        [p for name, p in named if hidden(name, p)],
+        lr=numbers["lr"],
+        weight_decay=numbers["weight_decay"],
+        momentum=numbers["momentum"],
+        nesterov=numbers["nesterov"],
+        adjust_lr_fn=numbers["scale"],
+    )
+    return [muon, adamw([(name, p) for name, p in named if not hidden(name, p)], numbers["adamw_lr"])]
+
+
+def golden(name: str, model: dict, batch: int, context: int, steps: int, optimizer: dict) -> None:
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float32)
     theta = model["rope_theta"]
@@ -69,24 +108,19 @@ def golden(name: str, model: dict, batch: int, context: int, steps: int, adamw: 
         with torch.no_grad():
             return net(tokens[0, :1, :-1]).logits[0, -1].tolist()
 
-    matrices = [p for p in net.parameters() if p.dim() == 2]
-    vectors = [p for p in net.parameters() if p.dim() != 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": adamw["weight_decay"]}, {"params": vectors, "weight_decay": 0.0}],
-        lr=adamw["lr"],
-        betas=(adamw["beta1"], adamw["beta2"]),
-        eps=adamw["eps"],
-    )
+    optimizers = optimizers_of(net, optimizer)
+    grad_clip = next(iter(optimizer.values()))["grad_clip"]
     logits_before, losses, norms = last_logits(), [], []
     first_gradient = {}
     for step in range(steps):
-        optimizer.zero_grad()
+        net.zero_grad()
         loss = loss_of(step)
         loss.backward()
         if step == 0:
             first_gradient = {n: p.grad.norm().item() for n, p in sorted(net.named_parameters())}
-        norms.append(torch.nn.utils.clip_grad_norm_(net.parameters(), adamw["grad_clip"]).item())
-        optimizer.step()
+        norms.append(torch.nn.utils.clip_grad_norm_(net.parameters(), grad_clip or float("inf")).item())
+        for each in optimizers:
+            each.step()
         losses.append(loss.item())
     print(f"{name}: loss {losses[0]:.4f} to {losses[-1]:.4f}, gradient norms {max(norms):.3f} to {min(norms):.3f}")
     text = json.dumps(
@@ -94,7 +128,7 @@ def golden(name: str, model: dict, batch: int, context: int, steps: int, adamw: 
             "model": model,
             "batch": batch,
             "context": context,
-            "adamw": adamw,
+            "optimizer": optimizer,
             "logits_before": logits_before,
             "first_gradient_norms": first_gradient,
             "losses": losses,
@@ -127,7 +161,10 @@ BASE = {
     "max_position_embeddings": 64,
     "rms_norm_eps": 1e-5,
 }
-ADAMW = {"lr": 3e-3, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1, "grad_clip": 1.0}
+ADAM = {"beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1, "grad_clip": 1.0}
+ADAMW = {"adamw": {"lr": 3e-3} | ADAM}
+SGD = {"lr": 0.03, "momentum": 0.9, "weight_decay": 1e-3, "grad_clip": 1.0}
+MUON = {"momentum": 0.95, "nesterov": True, "adamw_lr": 3e-3} | ADAM
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["check"]:
@@ -137,3 +174,7 @@ if __name__ == "__main__":
         tied = BASE | {"num_key_value_heads": 4, "rope_theta": 500.0, "tie_word_embeddings": True}
         golden("grouped_untied", untied, 3, 17, 50, ADAMW)
         golden("tied", tied, 2, 24, 50, ADAMW)
+        golden("grouped_untied_sgd", untied, 3, 17, 50, {"sgd": SGD | {"nesterov": True}})
+        golden("tied_sgd", tied, 2, 24, 50, {"sgd": SGD | {"nesterov": False, "grad_clip": None}})
+        golden("grouped_untied_muon", untied, 3, 17, 50, {"muon": MUON | {"lr": 0.01, "scale": "original"}})
+        golden("tied_muon", tied, 2, 24, 50, {"muon": MUON | {"lr": 1e-2, "scale": "match_rms_adamw"}})

@@ -108,7 +108,7 @@ impl Plan {
         replace(&mut recipe.batch, demo.batch);
         replace(&mut recipe.context, demo.context);
         replace(&mut recipe.local_steps, demo.local_steps);
-        replace(&mut recipe.inner.lr, demo.learning_rate);
+        recipe.inner = recipe.inner.with_lr(demo.learning_rate.unwrap_or(recipe.inner.lr()));
         replace(&mut recipe.outer.codec, demo.codec);
         replace(&mut timing.train_ms_max, demo.train_ms_max);
         replace(&mut timing.exchange_ms_max, demo.exchange_ms_max);
@@ -283,7 +283,7 @@ mod tests {
         let (manifest, _) = prepare(&demo).unwrap();
         let recipe = &manifest.recipe;
         assert_eq!((recipe.local_steps, recipe.batch, recipe.context), (3, 2, 100));
-        assert_eq!((recipe.inner.lr, recipe.outer.codec), (0.5, Codec::Topk));
+        assert_eq!((recipe.inner.lr(), recipe.outer.codec), (0.5, Codec::Topk));
         assert_eq!((manifest.timing.train_ms_max, manifest.data.held_out_bytes), (1234, 4096));
         assert!(manifest.model.max_position_embeddings >= 100);
         let senseless = Demo { batch: Some(0), ..tiny(None) };

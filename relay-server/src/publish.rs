@@ -6,6 +6,7 @@ use shoal_learn::{Layout, layout::LayoutError};
 use shoal_wire::{
     Digest, Manifest,
     limits::{self, DESCRIPTION_BYTES_MAX, DURATION_MS_MAX, NAME_BYTES_MAX, RECOVERY_WINDOW_ROUNDS_MAX, SOURCES_MAX},
+    manifest::OptimizerError,
 };
 use thiserror::Error;
 
@@ -19,8 +20,8 @@ pub enum Unfit {
     Text { what: &'static str, min: usize, max: usize, found: usize },
     #[error("{what} must be between {min} and {max}, and is {found}")]
     Number { what: &'static str, min: u64, max: u64, found: u64 },
-    #[error("{what} must be {rule}, and is {found}")]
-    Value { what: &'static str, rule: &'static str, found: f32 },
+    #[error("recipe.inner: {0}")]
+    Optimizer(#[from] OptimizerError),
     #[error("the model: {0}")]
     Model(#[from] LayoutError),
     #[error("anchors must differ from each other")]
@@ -101,18 +102,5 @@ fn numbers(manifest: &Manifest) -> Result<(), Unfit> {
     let total: u64 = manifest.chunks().map(|chunk| u64::from(chunk.bytes)).sum();
     check("the text's bytes", total, 1, limits::TEXT_BYTES_MAX)?;
     check("data.held_out_bytes", manifest.data.held_out_bytes, context + 1, total.saturating_sub(context + 1))?;
-    let inner = &recipe.inner;
-    value("recipe.inner.lr", inner.lr, "above 0 and at most 1", |x| x > 0.0 && x <= 1.0)?;
-    value("recipe.inner.beta1", inner.beta1, "at least 0 and below 1", |x| (0.0..1.0).contains(&x))?;
-    value("recipe.inner.beta2", inner.beta2, "at least 0 and below 1", |x| (0.0..1.0).contains(&x))?;
-    value("recipe.inner.eps", inner.eps, "above 0 and at most 1", |x| x > 0.0 && x <= 1.0)?;
-    value("recipe.inner.weight_decay", inner.weight_decay, "between 0 and 1", |x| (0.0..=1.0).contains(&x))?;
-    if let Some(clip) = inner.grad_clip {
-        value("recipe.inner.grad_clip", clip, "above 0 and finite", |x| x > 0.0 && x.is_finite())?;
-    }
-    Ok(())
-}
-
-fn value(what: &'static str, found: f32, rule: &'static str, holds: impl Fn(f32) -> bool) -> Result<(), Unfit> {
-    if holds(found) { Ok(()) } else { Err(Unfit::Value { what, rule, found }) }
+    Ok(recipe.inner.check()?)
 }

@@ -8,8 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use shoal_cpu::CpuEngine;
 use shoal_gpu::GpuEngine;
-use shoal_learn::{Engine, StepSettings, folder};
-use shoal_wire::manifest::AdamW;
+use shoal_learn::{Engine, recipe::SoloRecipe};
 
 use crate::files;
 use crate::model::{self, Model};
@@ -21,9 +20,6 @@ const TEXT_BYTES_MAX: u64 = 4 << 30;
 
 /// The vocabulary of a model whose tokens are bytes.
 const BYTES: u32 = 256;
-
-const DEFAULT_RECIPE: AdamW =
-    AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_clip: Some(1.0) };
 
 const EXAMPLES: &str = "\
 Examples:
@@ -37,7 +33,12 @@ tokenizer come along.
 step i (from 0) trains on batch i mod batches. --recipe is a JSON file:
   {\"optimizer\": {\"type\": \"adamw\", \"lr\": 1e-3, \"beta1\": 0.9, \"beta2\": 0.95, \"eps\": 1e-8,
                  \"weightDecay\": 0.1, \"gradClip\": 1.0}}
-Weight decay is decoupled and applies to matrices; \"gradClip\": null means none.";
+Weight decay is decoupled and applies to matrices; \"gradClip\": null means none. Other optimizers:
+  {\"type\": \"sgd\", \"lr\", \"momentum\", \"nesterov\", \"weightDecay\", \"gradClip\"} with PyTorch's coupled weight decay
+  {\"type\": \"muon\", \"lr\", \"momentum\", \"nesterov\", \"scale\": \"original\" or \"match_rms_adamw\", \"weightDecay\",
+   \"gradClip\"} for hidden matrices, and \"adamwLr\", \"beta1\", \"beta2\", \"eps\" in it for everything else
+A recipe may also say how the rate rises and falls over steps; what is left out does not happen:
+  \"schedule\": {\"warmupSteps\": 100, \"decayFrom\": 900, \"decaySteps\": 100}";
 
 /// Train a model alone, on this machine
 ///
@@ -88,8 +89,8 @@ enum EngineKind {
     Cpu,
 }
 
-fn read_recipe(path: &Path) -> Result<AdamW> {
-    let recipe = folder::parse_recipe(&files::read(path, model::CONFIG_BYTES_MAX)?);
+fn read_recipe(path: &Path) -> Result<SoloRecipe> {
+    let recipe = SoloRecipe::parse(&files::read(path, model::CONFIG_BYTES_MAX)?);
     recipe.with_context(|| format!("cannot use the recipe {}", path.display()))
 }
 
@@ -127,7 +128,7 @@ fn check_reads_bytes(model: &Model) -> Result<()> {
 
 pub fn run(args: &Args) -> Result<()> {
     let model = Model::read(&args.model)?;
-    let adamw = args.recipe.as_deref().map_or(Ok(DEFAULT_RECIPE), read_recipe)?;
+    let recipe = args.recipe.as_deref().map_or_else(|| Ok(SoloRecipe::default()), read_recipe)?;
     let source = args.source(&model)?;
     if let Some(out) = &args.out {
         // Better to learn of a bad folder now than after hours of training.
@@ -138,12 +139,12 @@ pub fn run(args: &Args) -> Result<()> {
         match args.engine {
             EngineKind::Cpu => {
                 let engine = CpuEngine::new(&model.spec, batch, context)?;
-                train(args, engine, &model, &source, adamw).await
+                train(args, engine, &model, &source, recipe).await
             }
             EngineKind::Gpu => {
                 let engine = GpuEngine::new(&model.spec, batch, context).await;
                 let engine = engine.context("the GPU engine did not start (`--engine cpu` needs no GPU)")?;
-                train(args, engine, &model, &source, adamw).await
+                train(args, engine, &model, &source, recipe).await
             }
         }
     })?;
@@ -154,14 +155,20 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// Trains and returns the final parameters.
-async fn train(args: &Args, mut engine: impl Engine, model: &Model, source: &Source, adamw: AdamW) -> Result<Vec<f32>> {
+async fn train(
+    args: &Args,
+    mut engine: impl Engine,
+    model: &Model,
+    source: &Source,
+    recipe: SoloRecipe,
+) -> Result<Vec<f32>> {
     engine.load(&model.parameters)?;
     let reporter = Reporter::new(args.json, args.steps)?;
     reporter.note(&format!("{} parameters on {}", model.layout.len(), engine.describe()));
     for step in 1..=args.steps {
         let batch = source.batch(step - 1)?;
         let start = Instant::now();
-        engine.step(&batch, &StepSettings { adamw, lr: adamw.lr, step })?;
+        engine.step(&batch, &recipe.settings(step))?;
         let losses = engine.losses().await?;
         let loss = *losses.last().context("the engine returned no loss")?;
         ensure!(loss.is_finite(), "the loss is {loss} at step {step}: try a lower learning rate or gradient clipping");

@@ -3,11 +3,11 @@
 use shoal_learn::{Batch, Engine, EngineError, Layout, StepSettings};
 use shoal_wire::manifest::ModelSpec;
 
-use crate::adamw::{self, Moments};
 use crate::attention::Rotation;
 use crate::decoder::{Decoder, Pass};
 use crate::dims::Dims;
 use crate::matrix::Values;
+use crate::optimizer::{self, Moments};
 
 /// Trains the decoder on the CPU, in the calling thread (candle's products use more where there are more).
 pub struct CpuEngine {
@@ -102,10 +102,11 @@ impl Engine for CpuEngine {
             return Err(EngineError::Failed("optimiser steps count from 1".to_owned()));
         }
         let loss = self.loss_and_gradient(batch)?.0;
-        if let Some(limit) = settings.adamw.grad_clip {
-            adamw::clip(&mut self.gradient, limit);
+        if let Some(limit) = settings.optimizer.grad_clip() {
+            optimizer::clip(&mut self.gradient, limit);
         }
-        adamw::step(&self.layout, self.parameters.as_mut_slice(), &self.gradient, &mut self.moments, settings);
+        let parameters = self.parameters.as_mut_slice();
+        optimizer::step(&self.layout, parameters, &self.gradient, &mut self.moments, settings)?;
         self.losses.push(loss);
         Ok(())
     }

@@ -6,12 +6,12 @@
 //! (RMSNorm), Su et al. 2021 (RoPE), Shazeer 2020 (SwiGLU), Ainslie et al. 2023 (grouped queries),
 //! Loshchilov and Hutter 2019 (AdamW).
 
-mod adamw;
 mod attention;
 mod decoder;
 mod dims;
 mod engine;
 mod matrix;
+mod optimizer;
 mod pointwise;
 
 pub use engine::CpuEngine;

@@ -7,14 +7,14 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use shoal_cpu::CpuEngine;
 use shoal_learn::{Batch, Engine, Layout, StepSettings};
-use shoal_wire::manifest::{AdamW, ModelSpec};
+use shoal_wire::manifest::{ModelSpec, Optimizer};
 
 #[derive(Deserialize)]
 struct Golden {
     model: ModelSpec,
     batch: usize,
     context: usize,
-    adamw: AdamW,
+    optimizer: Optimizer,
     logits_before: Vec<f32>,
     first_gradient_norms: BTreeMap<String, f64>,
     losses: Vec<f32>,
@@ -71,7 +71,7 @@ fn agrees_with_pytorch(text: &str) {
     }
 
     for step in 0..golden.losses.len() {
-        let settings = StepSettings { adamw: golden.adamw, lr: golden.adamw.lr, step: step as u32 + 1 };
+        let settings = StepSettings { optimizer: golden.optimizer, lr: golden.optimizer.lr(), step: step as u32 + 1 };
         engine.step(&batch(&golden, step), &settings).unwrap();
     }
     let losses = pollster::block_on(engine.losses()).unwrap();
@@ -93,4 +93,16 @@ fn grouped_queries_and_an_untied_head_train_as_in_pytorch() {
 #[test]
 fn a_tied_head_trains_as_in_pytorch() {
     agrees_with_pytorch(include_str!("golden/tied.json"));
+}
+
+#[test]
+fn sgd_with_momentum_trains_as_in_pytorch() {
+    agrees_with_pytorch(include_str!("golden/grouped_untied_sgd.json"));
+    agrees_with_pytorch(include_str!("golden/tied_sgd.json"));
+}
+
+#[test]
+fn muon_trains_as_in_pytorch() {
+    agrees_with_pytorch(include_str!("golden/grouped_untied_muon.json"));
+    agrees_with_pytorch(include_str!("golden/tied_muon.json"));
 }

@@ -186,7 +186,7 @@ fn bad_batches_tokens_and_sizes_are_refused() {
     let model = model(true);
     let mut engine = CpuEngine::new(&model, 2, 5).unwrap();
     let adamw = AdamW { lr: 0.1, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_clip: None };
-    let settings = StepSettings { adamw, lr: 0.1, step: 1 };
+    let settings = StepSettings { optimizer: adamw.into(), lr: 0.1, step: 1 };
     assert!(matches!(engine.load(&[0.0; 3]), Err(EngineError::Shape { .. })));
     let other = Batch::from_rows(&[0; 5], 1, 4).unwrap();
     assert!(matches!(engine.step(&other, &settings), Err(EngineError::Shape { .. })));

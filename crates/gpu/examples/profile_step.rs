@@ -41,7 +41,7 @@ fn main() {
         engine.forms()
     );
     engine.load(&shoal_learn::init::genesis(&model, Digest::of(b"profile")).unwrap()).unwrap();
-    let settings = |step| StepSettings { adamw, lr: adamw.lr, step };
+    let settings = |step| StepSettings { optimizer: adamw.into(), lr: adamw.lr, step };
     let mut times = Vec::new();
     for step in 1..=4 {
         let started = Instant::now();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use shoal_learn::{Batch, Engine, EngineError, Layout, StepSettings};
-use shoal_wire::manifest::ModelSpec;
+use shoal_wire::manifest::{ModelSpec, Optimizer};
 
 use crate::{
     device::Gpu,
@@ -207,7 +207,9 @@ impl GpuEngine {
         }
         self.gpu.faults.check()?;
         self.write_batch(batch)?;
-        let adamw = &settings.adamw;
+        let Optimizer::AdamW(adamw) = &settings.optimizer else {
+            return Err(EngineError::Unsupported("this engine trains with AdamW only".to_owned()));
+        };
         let correction = |beta: f32| (1.0 - f64::from(beta).powi(settings.step.min(1 << 24) as i32)) as f32;
         self.write_step(StepUniform {
             lr: settings.lr,
@@ -379,7 +381,7 @@ mod tests {
         let mut engine = block_on(GpuEngine::new(&model, 1, 4))
             .expect("this test needs a Vulkan device; on Debian, `apt-get install mesa-vulkan-drivers` brings one");
         let adamw = AdamW { lr: 3e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_clip: Some(1.0) };
-        let settings = StepSettings { adamw, lr: 3e-3, step: 1 };
+        let settings = StepSettings { optimizer: adamw.into(), lr: 3e-3, step: 1 };
         let batch = Batch::from_rows(&[1, 2, 3, 4, 5], 1, 4).unwrap();
         engine.step(&batch, &settings).unwrap();
         engine.gpu.device.destroy();

@@ -40,7 +40,7 @@ fn batch(seed: u32, batch: usize, context: usize, vocab: u32) -> Batch {
 
 fn settings(step: u32) -> StepSettings {
     let adamw = AdamW { lr: 3e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_clip: Some(1.0) };
-    StepSettings { adamw, lr: 3e-3, step }
+    StepSettings { optimizer: adamw.into(), lr: 3e-3, step }
 }
 
 fn assert_close(what: &str, ours: &[f32], theirs: &[f32], tolerance: f32) {

@@ -1,6 +1,6 @@
 //! The engine interface: one decoder, two engines behind it.
 
-use shoal_wire::manifest::AdamW;
+use shoal_wire::manifest::{AdamW, Muon, Optimizer};
 use thiserror::Error;
 
 /// Token batch of shape [batch, context]: inputs and the tokens that follow them, row-major.
@@ -36,12 +36,34 @@ impl Batch {
 /// What one optimiser step needs beside the batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepSettings {
-    pub adamw: AdamW,
-    /// Learning rate of this step, after the schedule (`adamw.lr` is the peak).
+    pub optimizer: Optimizer,
+    /// Learning rate of this step, after the schedule (the optimiser's own is the peak).
     pub lr: f32,
     /// Number of this step since the moments were zeroed, from 1, for bias correction.
     pub step: u32,
 }
+
+impl StepSettings {
+    /// What AdamW does in this step under Muon: its own learning rate follows the same schedule.
+    #[must_use]
+    pub fn beside(&self, muon: &Muon) -> (AdamW, f32) {
+        (muon.adamw(), muon.adamw_lr * (self.lr / muon.lr))
+    }
+}
+
+/// How Muon orthogonalises a matrix, on every engine.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NewtonSchulz {
+    pub steps: u32,
+    /// X ← aX + (bA + cA²)X with A = XXᵀ.
+    pub coefficients: [f32; 3],
+    /// A smaller Frobenius norm counts as this.
+    pub least_norm: f32,
+}
+
+/// Jordan et al.'s quintic, which lifts small singular values fast and leaves all within about 0.7 to 1.2.
+pub const NEWTON_SCHULZ: NewtonSchulz =
+    NewtonSchulz { steps: 5, coefficients: [3.4445, -4.7750, 2.0315], least_norm: 1e-7 };
 
 #[derive(Debug, Error)]
 pub enum EngineError {
@@ -73,7 +95,7 @@ pub trait Engine {
     /// Zeroes the optimiser's moments.
     fn reset_moments(&mut self) -> Result<(), EngineError>;
 
-    /// Enqueues one training step: forward, backward, clip, AdamW. The loss (mean cross-entropy in nats,
+    /// Enqueues one training step: forward, backward, clip, optimiser. The loss (mean cross-entropy in nats,
     /// before the step) is kept on the device until [`Self::losses`].
     fn step(&mut self, batch: &Batch, settings: &StepSettings) -> Result<(), EngineError>;
 

@@ -1,13 +1,12 @@
-//! The bytes of a Hugging Face model folder (`config.json`, `model.safetensors`), of a file of prepared
-//! batches and of a recipe file. Reading and writing the files is the caller's.
+//! The bytes of a Hugging Face model folder (`config.json`, `model.safetensors`) and of a file of prepared
+//! batches. Reading and writing the files is the caller's.
 
 use half::{bf16, f16};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use shoal_wire::limits::SAFETENSORS_HEADER_BYTES_MAX;
-use shoal_wire::manifest::{AdamW, ModelSpec};
+use shoal_wire::manifest::ModelSpec;
 use thiserror::Error;
 
 use crate::{Layout, layout::LayoutError};
@@ -43,8 +42,6 @@ pub enum FolderError {
     Length { got: usize, expected: usize },
     #[error("token {token} is outside the model's vocabulary of {vocab}")]
     Token { token: i32, vocab: u32 },
-    #[error("{field} must be {rule}")]
-    Recipe { field: &'static str, rule: &'static str },
 }
 
 // As text, so that each message tells all and a printed chain of causes does not repeat it.
@@ -217,46 +214,6 @@ fn three(shape: &[usize]) -> Option<(usize, usize, usize)> {
 
 fn words<const N: usize>(data: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
     data.as_chunks().0.iter().copied()
-}
-
-#[derive(Deserialize)]
-struct RecipeFile {
-    optimizer: Optimizer,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Optimizer {
-    r#type: String,
-    lr: f32,
-    beta1: f32,
-    beta2: f32,
-    eps: f32,
-    weight_decay: f32,
-    grad_clip: Option<f32>,
-}
-
-/// Reads a recipe: `{"optimizer": {"type": "adamw", "lr", "beta1", "beta2", "eps", "weightDecay", "gradClip"}}`.
-pub fn parse_recipe(bytes: &[u8]) -> Result<AdamW, FolderError> {
-    let RecipeFile { optimizer } = serde_json::from_slice(bytes)?;
-    let Optimizer { r#type: kind, lr, beta1, beta2, eps, weight_decay, grad_clip } = optimizer;
-    let above_zero = |x: f32| x.is_finite() && x > 0.0;
-    let share = |x: f32| (0.0..1.0).contains(&x);
-    let decay = weight_decay.is_finite() && weight_decay >= 0.0;
-    for (field, sane, rule) in [
-        ("type", kind == "adamw", "adamw, the only supported optimizer"),
-        ("lr", above_zero(lr), "above 0"),
-        ("beta1", share(beta1), "at least 0 and below 1"),
-        ("beta2", share(beta2), "at least 0 and below 1"),
-        ("eps", above_zero(eps), "above 0"),
-        ("weightDecay", decay, "at least 0"),
-        ("gradClip", grad_clip.is_none_or(above_zero), "above 0, or null for no clipping"),
-    ] {
-        if !sane {
-            return Err(FolderError::Recipe { field, rule });
-        }
-    }
-    Ok(AdamW { lr, beta1, beta2, eps, weight_decay, grad_clip })
 }
 
 #[cfg(test)]

@@ -29,6 +29,15 @@ impl TensorInfo {
     pub fn range(&self) -> core::ops::Range<usize> {
         self.offset..self.offset + self.len()
     }
+    /// Rows and columns of a matrix between two hidden layers, which Muon orthogonalises: not of an embedding, nor of
+    /// the head.
+    pub fn hidden_matrix(&self) -> Option<(usize, usize)> {
+        let outer = ["embed_tokens.weight", "lm_head.weight"].iter().any(|name| self.name.ends_with(name));
+        match self.shape[..] {
+            [rows, columns] if !outer => Some((rows, columns)),
+            _ => None,
+        }
+    }
     /// Weight decay applies to matrices only.
     pub fn decays(&self) -> bool {
         self.shape.len() == 2

@@ -10,6 +10,7 @@ pub mod init;
 pub mod layout;
 pub mod outer;
 pub mod presets;
+pub mod recipe;
 pub mod schedule;
 pub mod stories;
 pub mod trainer;

@@ -69,7 +69,7 @@ impl Preset {
             batch,
             context: model.max_position_embeddings,
             local_steps,
-            inner: AdamW { lr, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_clip: Some(1.0) },
+            inner: AdamW { lr, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_clip: Some(1.0) }.into(),
             warmup_rounds,
             decay_from: 0,
             decay_rounds: 0,

@@ -1,21 +1,41 @@
-//! The learning rate, indexed by the run's round, so that a peer that joins late trains as the others do.
+//! The learning rate over time: in a run by its rounds, so that a peer that joins late trains as the others do; in a
+//! training alone by its steps.
 
 use shoal_wire::Round;
 use shoal_wire::manifest::Recipe;
 
-/// Warm-up, stable, decay (Hu et al., arXiv 2404.06395): a linear rise over the first rounds (the first trained round is
-/// 1), the peak, and, where the run has a planned end, a linear fall.
-///
-/// The fall ends one step above zero and stays there: rounds after the planned end still learn a little.
+/// Warm-up, stable, decay (Hu et al., arXiv 2404.06395): a linear rise over the first rounds or steps (the first is
+/// number 1), the peak, and, where there is a planned end, a linear fall.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Schedule {
+    /// Numbers over which the rate rises from zero; 0 begins at the peak.
+    pub warmup: u32,
+    /// The last number at the peak.
+    pub decay_from: u32,
+    /// Numbers over which it falls; 0 means that it stays.
+    pub decay: u32,
+}
+
+impl Schedule {
+    /// Part of the peak rate at this number, above 0 and at most 1.
+    ///
+    /// The fall ends one step above zero and stays there: what comes after the planned end still learns a little.
+    pub fn share(&self, number: u64) -> f32 {
+        let number = number.max(1);
+        let risen = share(number, self.warmup.into());
+        let fallen = number.saturating_sub(self.decay_from.into());
+        let left = match u64::from(self.decay) {
+            0 => 1.0,
+            decay => share((decay + 1).saturating_sub(fallen).max(1), decay + 1),
+        };
+        risen.min(left)
+    }
+}
+
+/// The learning rate of a run's round.
 pub fn learning_rate(recipe: &Recipe, round: Round) -> f32 {
-    let round = round.max(1);
-    let risen = share(round, recipe.warmup_rounds.into());
-    let fallen = round.saturating_sub(recipe.decay_from.into());
-    let left = match u64::from(recipe.decay_rounds) {
-        0 => 1.0,
-        rounds => share((rounds + 1).saturating_sub(fallen).max(1), rounds + 1),
-    };
-    recipe.inner.lr * risen.min(left)
+    let schedule = Schedule { warmup: recipe.warmup_rounds, decay_from: recipe.decay_from, decay: recipe.decay_rounds };
+    recipe.inner.lr() * schedule.share(round)
 }
 
 /// `done` of `all`, at most 1.
@@ -33,7 +53,7 @@ mod tests {
     fn the_rate_rises_linearly_and_stays() {
         let mut recipe = Preset::Tiny.recipe();
         recipe.warmup_rounds = 4;
-        recipe.inner.lr = 1.0;
+        recipe.inner = recipe.inner.with_lr(1.0);
         let rates = [1, 2, 3, 4, 5, u64::MAX].map(|round| learning_rate(&recipe, round));
         assert_eq!(rates.map(f32::to_bits), [0.25, 0.5, 0.75, 1.0, 1.0, 1.0].map(f32::to_bits));
     }
@@ -41,13 +61,13 @@ mod tests {
     #[test]
     fn without_warm_up_every_round_is_at_the_peak() {
         let recipe = Recipe { warmup_rounds: 0, ..Preset::Tiny.recipe() };
-        assert!([0, 1, 9].iter().all(|round| learning_rate(&recipe, *round).to_bits() == recipe.inner.lr.to_bits()));
+        assert!([0, 1, 9].iter().all(|round| learning_rate(&recipe, *round).to_bits() == recipe.inner.lr().to_bits()));
     }
 
     #[test]
     fn the_rate_falls_to_one_step_above_zero_where_an_end_is_planned() {
         let mut recipe = Recipe { warmup_rounds: 2, decay_from: 10, decay_rounds: 3, ..Preset::Tiny.recipe() };
-        recipe.inner.lr = 1.0;
+        recipe.inner = recipe.inner.with_lr(1.0);
         let rates = [1, 2, 10, 11, 12, 13, 14, u64::MAX].map(|round| learning_rate(&recipe, round));
         assert_eq!(rates.map(f32::to_bits), [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.25, 0.25].map(f32::to_bits));
         // A fall that begins within the rise cuts it short, and the largest numbers are numbers like others.

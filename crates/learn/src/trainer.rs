@@ -1,7 +1,7 @@
 //! One peer's part of a round, with whatever engine: settle the last update, train from the common model,
 //! compress the change.
 
-use shoal_wire::manifest::{Manifest, Recipe};
+use shoal_wire::manifest::{Manifest, OptimizerError, Recipe};
 use shoal_wire::{Digest, PeerId, Round};
 use thiserror::Error;
 
@@ -86,6 +86,8 @@ pub enum TrainError {
     Context { context: u32, limit: u32 },
     #[error("the recipe's {field} must be {rule}, and is {value}")]
     Recipe { field: &'static str, value: String, rule: &'static str },
+    #[error(transparent)]
+    Optimizer(#[from] OptimizerError),
     #[error(transparent)]
     Data(#[from] DataError),
     #[error("the common model: {0}")]
@@ -181,7 +183,7 @@ impl<E: Engine> Trainer<E> {
         let batch = self.corpus.train_batch(order.randomness, order.peer, step, rows, context)?;
         let lr = learning_rate(&self.recipe, order.round);
         let number = self.steps_done.saturating_add(1);
-        self.engine.step(&batch, &StepSettings { adamw: self.recipe.inner, lr, step: number })?;
+        self.engine.step(&batch, &StepSettings { optimizer: self.recipe.inner, lr, step: number })?;
         self.steps_done = number;
         self.unread += 1;
         Ok(batch.tokens() as u64)
@@ -279,32 +281,12 @@ fn check(manifest: &Manifest) -> Result<(), TrainError> {
     if recipe.context > model.max_position_embeddings {
         return Err(TrainError::Context { context: recipe.context, limit: model.max_position_embeddings });
     }
-    let adamw = &recipe.inner;
-    let share = |x: f32| (0.0..1.0).contains(&x);
-    let above_zero = |x: f32| x.is_finite() && x > 0.0;
-    let decay = |x: f32| x.is_finite() && x >= 0.0;
-    let clip = adamw.grad_clip;
-    let whole = |field, value: u32| (field, value > 0, value.to_string(), "at least 1");
-    let numbers = [
-        whole("batch", recipe.batch),
-        whole("context", recipe.context),
-        whole("local_steps", recipe.local_steps),
-        ("lr", above_zero(adamw.lr), adamw.lr.to_string(), "a finite number above 0"),
-        ("beta1", share(adamw.beta1), adamw.beta1.to_string(), "at least 0 and below 1"),
-        ("beta2", share(adamw.beta2), adamw.beta2.to_string(), "at least 0 and below 1"),
-        ("eps", above_zero(adamw.eps), adamw.eps.to_string(), "a finite number above 0"),
-        ("weight_decay", decay(adamw.weight_decay), adamw.weight_decay.to_string(), "a finite number of at least 0"),
-        (
-            "grad_clip",
-            clip.is_none_or(above_zero),
-            clip.map_or_else(String::new, |clip| clip.to_string()),
-            "a finite number above 0, or none",
-        ),
-    ];
-    match numbers.into_iter().find(|(_, sane, ..)| !sane) {
-        Some((field, _, value, rule)) => Err(TrainError::Recipe { field, value, rule }),
-        None => Ok(()),
+    for (field, value) in [("batch", recipe.batch), ("context", recipe.context), ("local_steps", recipe.local_steps)] {
+        if value == 0 {
+            return Err(TrainError::Recipe { field, value: value.to_string(), rule: "at least 1" });
+        }
     }
+    Ok(recipe.inner.check()?)
 }
 
 /// Draws a byte from the softmax of the logits, where `uniform` is in [0, 1); the likeliest at temperature 0.

@@ -39,7 +39,7 @@ pub fn toy_manifest(anchors: Vec<PeerId>) -> Manifest {
             batch: 1,
             context: 8,
             local_steps: 10,
-            inner: AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0, grad_clip: None },
+            inner: AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0, grad_clip: None }.into(),
             warmup_rounds: 0,
             decay_from: 0,
             decay_rounds: 0,

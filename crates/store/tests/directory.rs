@@ -69,7 +69,8 @@ fn manifest() -> Manifest {
             batch: 1,
             context: 8,
             local_steps: 1,
-            inner: AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_clip: Some(1.0) },
+            inner: AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_clip: Some(1.0) }
+                .into(),
             warmup_rounds: 1,
             decay_from: 0,
             decay_rounds: 0,

@@ -9,6 +9,7 @@ pub mod frame;
 pub mod id;
 pub mod limits;
 pub mod manifest;
+mod optimizer;
 pub mod record;
 pub mod relay;
 pub mod sign;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::optimizer::{AdamW, Muon, MuonScale, Optimizer, OptimizerError, Sgd};
 use crate::{Digest, Envelope, PeerId, RunId, WireError, codec, limits, sign::Domain};
 
 /// What a run trains, on what, how, and who anchors it. Its digest is the run's id.
@@ -80,7 +81,7 @@ pub struct Recipe {
     pub context: u32,
     /// H, the most local steps in a round.
     pub local_steps: u32,
-    pub inner: AdamW,
+    pub inner: Optimizer,
     /// Rounds over which the learning rate rises from zero.
     pub warmup_rounds: u32,
     /// The last round at the peak before the learning rate falls.
@@ -88,18 +89,6 @@ pub struct Recipe {
     /// Rounds over which it falls; 0 means that it stays, for a run without a planned end.
     pub decay_rounds: u32,
     pub outer: Outer,
-}
-
-/// Decoupled weight decay, on matrices only.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct AdamW {
-    pub lr: f32,
-    pub beta1: f32,
-    pub beta2: f32,
-    pub eps: f32,
-    pub weight_decay: f32,
-    /// Largest global norm of a gradient; `None` means no clipping.
-    pub grad_clip: Option<f32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

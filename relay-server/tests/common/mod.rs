@@ -141,7 +141,8 @@ pub fn tiny_run(name: &str) -> TinyRun {
             batch: 1,
             context: 8,
             local_steps: 2,
-            inner: AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_clip: Some(1.0) },
+            inner: AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_clip: Some(1.0) }
+                .into(),
             warmup_rounds: 0,
             decay_from: 0,
             decay_rounds: 0,

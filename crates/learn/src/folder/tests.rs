@@ -48,19 +48,6 @@ fn what_would_change_the_computation_is_refused() {
 }
 
 #[test]
-fn a_recipe_without_clipping_is_read_and_nonsense_is_refused() {
-    let text = |lr: &str| {
-        format!(
-            r#"{{"optimizer": {{"type": "adamw", "lr": {lr}, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8,
-                "weightDecay": 0.1, "gradClip": null}}}}"#
-        )
-    };
-    assert_eq!(parse_recipe(text("0.001").as_bytes()).unwrap().grad_clip, None);
-    assert!(parse_recipe(text("-1").as_bytes()).is_err());
-    assert!(parse_recipe(b"{}").is_err());
-}
-
-#[test]
 fn every_truncation_of_weights_is_an_error() {
     let layout = Layout::of(&with("vocab_size", json!(1)).unwrap()).unwrap();
     let bytes = weights_bytes(&layout, &vec![0.5; layout.len()]).unwrap();

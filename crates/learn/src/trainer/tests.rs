@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::float_cmp)]
 
 use pollster::block_on;
-use shoal_wire::manifest::{DataSpec, Privacy, Tokenizer};
+use shoal_wire::manifest::{AdamW, DataSpec, Optimizer, Privacy, Tokenizer};
 
 use super::*;
 use crate::init::genesis;
@@ -224,10 +224,16 @@ fn a_manifest_that_cannot_be_trained_is_refused_with_its_field() {
     assert!(refused(|m| m.model.vocab_size = 300).contains("300"));
     assert!(refused(|m| m.recipe.context = 65).contains("65"));
     assert_eq!(refused(|m| m.recipe.batch = 0), "the recipe's batch must be at least 1, and is 0");
-    let lr = refused(|m| m.recipe.inner.lr = f32::NAN);
-    assert_eq!(lr, "the recipe's lr must be a finite number above 0, and is NaN");
-    let beta = refused(|m| m.recipe.inner.beta2 = 1.0);
-    assert_eq!(beta, "the recipe's beta2 must be at least 0 and below 1, and is 1");
-    assert!(refused(|m| m.recipe.inner.grad_clip = Some(-2.5)).contains("-2.5"));
+    let refused_adamw = |change: fn(&mut AdamW)| {
+        let mut manifest = manifest();
+        let Optimizer::AdamW(adamw) = &mut manifest.recipe.inner else { panic!("the preset's optimiser is AdamW") };
+        change(adamw);
+        Trainer::new(Fake::default(), &manifest, corpus()).unwrap_err().to_string()
+    };
+    let lr = refused_adamw(|adamw| adamw.lr = f32::NAN);
+    assert_eq!(lr, "the optimizer's lr must be a finite number above 0, and is NaN");
+    let beta = refused_adamw(|adamw| adamw.beta2 = 1.0);
+    assert_eq!(beta, "the optimizer's beta2 must be at least 0 and below 1, and is 1");
+    assert!(refused_adamw(|adamw| adamw.grad_clip = Some(-2.5)).contains("-2.5"));
     assert!(refused(|m| m.model.hidden_size = 0).contains("hidden_size"));
 }
