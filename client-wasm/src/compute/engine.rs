@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use serde::Deserialize;
 use shoal_cpu::CpuEngine;
-use shoal_gpu::GpuEngine;
+use shoal_gpu::{GpuEngine, Options};
 use shoal_learn::{Batch, Engine, EngineError, StepSettings};
 use shoal_store::Files;
 use shoal_wire::Manifest;
@@ -64,7 +64,8 @@ impl AnyEngine {
         let (batch, context) = (manifest.recipe.batch as usize, manifest.recipe.context as usize);
         let memory = FormsMemory::open(manifest).await;
         let known = if remember { memory.read().await } else { None };
-        let engine = GpuEngine::with_forms(&manifest.model, batch, context, known.as_deref()).await?;
+        let options = Options { remembered: known.as_deref(), ..Options::default() };
+        let engine = GpuEngine::with_options(&manifest.model, batch, context, options).await?;
         if known.is_none_or(|known| known != engine.forms()) {
             memory.write(&engine.forms()).await;
         }

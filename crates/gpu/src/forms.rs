@@ -3,7 +3,7 @@
 
 use shoal_learn::EngineError;
 
-use crate::{kernels::Kernel, plan::Shape};
+use crate::{kernels::Kernel, shape::Shape};
 
 /// What is computed, whatever the form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,22 +4,25 @@
 //! between devices, so nothing that peers must agree on is computed here.
 
 mod arena;
+mod banks;
 mod device;
 mod engine;
 mod forms;
 #[cfg(all(test, not(target_arch = "wasm32")))]
 mod kernel_tests;
 mod kernels;
+mod machine;
 mod pace;
 mod pipelines;
 mod plan;
 mod profile;
 mod read;
+mod shape;
 mod signal;
 mod template;
 mod tune;
 #[cfg(all(test, not(target_arch = "wasm32")))]
 mod twin;
 
-pub use engine::{Counters, GpuEngine};
+pub use engine::{Counters, GpuEngine, Options};
 pub use profile::KernelTime;

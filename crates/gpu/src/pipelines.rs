@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use shoal_learn::EngineError;
+use shoal_learn::{EngineError, StepSettings};
+use shoal_wire::manifest::Optimizer;
 
 use crate::{kernels::Kernel, plan::ARGUMENTS};
 
@@ -22,7 +23,31 @@ pub(crate) struct StepUniform {
     pub correction1: f32,
     pub correction2: f32,
     pub slot: u32,
-    pub unused: [u32; 3],
+    pub first_row: u32,
+    pub unused: [u32; 2],
+}
+
+impl StepUniform {
+    pub fn of(settings: &StepSettings) -> Result<Self, EngineError> {
+        if settings.step == 0 {
+            return Err(EngineError::Failed("optimiser steps count from 1".to_owned()));
+        }
+        let Optimizer::AdamW(adamw) = &settings.optimizer else {
+            return Err(EngineError::Unsupported("this engine trains with AdamW only".to_owned()));
+        };
+        let correction = |beta: f32| (1.0 - f64::from(beta).powi(settings.step.min(1 << 24) as i32)) as f32;
+        Ok(Self {
+            lr: settings.lr,
+            beta1: adamw.beta1,
+            beta2: adamw.beta2,
+            eps: adamw.eps,
+            weight_decay: adamw.weight_decay,
+            clip: adamw.grad_clip.unwrap_or(0.0),
+            correction1: correction(adamw.beta1),
+            correction2: correction(adamw.beta2),
+            ..Default::default()
+        })
+    }
 }
 
 /// The layout of the one bind group: arguments, step, then the storage buffers of `common.wgsl`.
@@ -34,7 +59,7 @@ pub(crate) fn bind_layout(device: &wgpu::Device) -> wgpu::BindGroupLayout {
         count: None,
     };
     let mut entries =
-        vec![entry(0, wgpu::BufferBindingType::Uniform, true), entry(1, wgpu::BufferBindingType::Uniform, false)];
+        vec![entry(0, wgpu::BufferBindingType::Uniform, true), entry(1, wgpu::BufferBindingType::Uniform, true)];
     for binding in 2..10 {
         entries.push(entry(binding, wgpu::BufferBindingType::Storage { read_only: binding == 7 }, false));
     }
@@ -46,15 +71,17 @@ pub(crate) fn bind(
     layout: &wgpu::BindGroupLayout,
     arguments: &wgpu::Buffer,
     step: &wgpu::Buffer,
-    storage: &[wgpu::Buffer],
+    storage: [&wgpu::Buffer; 8],
 ) -> wgpu::BindGroup {
-    let size = core::num::NonZeroU64::new(ARGUMENTS as u64 * 4);
-    let window = wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: arguments, offset: 0, size });
+    let window = |buffer, bytes: usize| {
+        let size = core::num::NonZeroU64::new(bytes as u64);
+        wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset: 0, size })
+    };
     let mut entries = vec![
-        wgpu::BindGroupEntry { binding: 0, resource: window },
-        wgpu::BindGroupEntry { binding: 1, resource: step.as_entire_binding() },
+        wgpu::BindGroupEntry { binding: 0, resource: window(arguments, ARGUMENTS * 4) },
+        wgpu::BindGroupEntry { binding: 1, resource: window(step, size_of::<StepUniform>()) },
     ];
-    for (index, buffer) in storage.iter().enumerate() {
+    for (index, buffer) in storage.into_iter().enumerate() {
         entries.push(wgpu::BindGroupEntry { binding: index as u32 + 2, resource: buffer.as_entire_binding() });
     }
     device.create_bind_group(&wgpu::BindGroupDescriptor { label: Some("shoal"), layout, entries: &entries })

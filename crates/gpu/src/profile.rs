@@ -22,24 +22,25 @@ impl GpuEngine {
         batch: &Batch,
         settings: &StepSettings,
     ) -> Result<Option<Vec<KernelTime>>, EngineError> {
-        if !self.gpu().timestamps {
+        if !self.machine().gpu.timestamps {
             return Ok(None);
         }
         self.prepare_step(batch, settings)?;
-        let names = self.step_kernels();
-        let device = &self.gpu().device;
+        let turns = self.turns();
+        let gpu = &self.machine().gpu;
+        let device = &gpu.device;
         let mut sums = BTreeMap::new();
         // A query set holds few stamps, so the step is timed in parts.
-        for (part, first) in names.chunks(STAMPS / 2).zip((0..).step_by(STAMPS / 2)) {
+        for part in turns.chunks(STAMPS / 2) {
             let stamps = device.create_query_set(&wgpu::QuerySetDescriptor {
                 label: Some("profile"),
                 ty: wgpu::QueryType::Timestamp,
                 count: part.len() as u32 * 2,
             });
             let bytes = part.len() as u64 * 16;
-            let resolved = self.gpu().buffer("profile", bytes, wgpu::BufferUsages::QUERY_RESOLVE);
+            let resolved = gpu.buffer("profile", bytes, wgpu::BufferUsages::QUERY_RESOLVE);
             let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-            for index in 0..part.len() {
+            for (index, turn) in part.iter().enumerate() {
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
                     label: None,
                     timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
@@ -48,16 +49,16 @@ impl GpuEngine {
                         end_of_pass_write_index: Some(index as u32 * 2 + 1),
                     }),
                 });
-                self.record(&mut pass, first + index);
+                self.machine().record(&mut pass, *turn);
             }
             encoder.resolve_query_set(&stamps, 0..part.len() as u32 * 2, &resolved, 0);
-            self.gpu().queue.submit([encoder.finish()]);
-            let words = self.gpu().read(&resolved, 0, part.len() * 4).await?;
-            let period = f64::from(self.gpu().queue.get_timestamp_period());
-            for (name, words) in part.iter().zip(words.chunks_exact(4)) {
+            gpu.queue.submit([encoder.finish()]);
+            let words = gpu.read(&resolved, 0, part.len() * 4).await?;
+            let period = f64::from(gpu.queue.get_timestamp_period());
+            for (turn, words) in part.iter().zip(words.chunks_exact(4)) {
                 let stamp = |at: usize| u64::from(words[at].to_bits()) | u64::from(words[at + 1].to_bits()) << 32;
                 let ms = stamp(2).saturating_sub(stamp(0)) as f64 * period / 1e6;
-                let (count, sum) = sums.entry(*name).or_insert((0, 0.0));
+                let (count, sum) = sums.entry(self.machine().kernel_of(*turn)).or_insert((0, 0.0));
                 *count += 1;
                 *sum += ms;
             }

@@ -9,7 +9,8 @@ use crate::{
     forms::{Forms, Op},
     kernels::Kernel,
     pipelines::{Pipelines, bind},
-    plan::{ARGUMENTS, NONE, Shape},
+    plan::{ARGUMENTS, NONE},
+    shape::Shape,
 };
 
 /// All measuring together; forms that were not reached by then are not taken.
@@ -127,7 +128,7 @@ fn trial(op: Op, shape: Shape) -> Trial {
         }
         Op::CrossEntropy => {
             let cols = shape.vocab.min(4096);
-            trial.set(&[m, cols, 0, 0, cols]);
+            trial.set(&[m, cols, 0, 0, cols, 0, m, m]);
             Trial { arena: m * cols, stats: m, ..trial }
         }
         Op::Attention | Op::AttentionDq | Op::AttentionDkv => attention(op, shape),
@@ -181,7 +182,7 @@ impl<'a> Bench<'a> {
         let arguments = gpu.buffer("trial", ARGUMENTS as u64 * 4, uniform);
         gpu.queue.write_buffer(&arguments, 0, bytemuck::cast_slice(&trial.arguments));
         let step = gpu.buffer("trial", size_of::<crate::pipelines::StepUniform>() as u64, uniform);
-        let group = bind(&gpu.device, layout, &arguments, &step, &storage);
+        let group = bind(&gpu.device, layout, &arguments, &step, storage.each_ref());
         let [_, grads, _, _, arena, _, _, stats] = storage;
         let written = [(grads, trial.grads), (arena, trial.arena), (stats, trial.stats)];
         Self { gpu, trial, group, written: written.map(|(buffer, count)| (buffer, count as usize)), noise }
@@ -221,7 +222,7 @@ impl<'a> Bench<'a> {
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             pass.set_pipeline(pipeline);
-            pass.set_bind_group(0, &self.group, &[0]);
+            pass.set_bind_group(0, &self.group, &[0, 0]);
             for _ in 0..repeats {
                 pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
             }

@@ -8,7 +8,7 @@ pub(crate) struct Sum {
 }
 
 impl Sum {
-    fn add(&mut self, term: f64) {
+    pub fn add(&mut self, term: f64) {
         self.value += term;
         self.magnitude += term.abs();
     }

@@ -4,8 +4,8 @@
 
 use pollster::block_on;
 use shoal_cpu::CpuEngine;
-use shoal_gpu::GpuEngine;
-use shoal_learn::{Batch, Engine, StepSettings};
+use shoal_gpu::{GpuEngine, Options};
+use shoal_learn::{Batch, Engine, EngineError, StepSettings};
 use shoal_wire::{
     Digest,
     manifest::{AdamW, ModelSpec},
@@ -54,9 +54,12 @@ fn assert_close(what: &str, ours: &[f32], theirs: &[f32], tolerance: f32) {
 }
 
 fn train_both(model: &ModelSpec, size: usize, context: usize, steps: u32) {
+    train_with(gpu(model, size, context), model, size, context, steps);
+}
+
+fn train_with(mut gpu: GpuEngine, model: &ModelSpec, size: usize, context: usize, steps: u32) {
     let weights = shoal_learn::init::genesis(model, Digest::of(b"parity")).unwrap();
     let mut cpu = CpuEngine::new(model, size, context).unwrap();
-    let mut gpu = gpu(model, size, context);
     cpu.load(&weights).unwrap();
     gpu.load(&weights).unwrap();
     assert_eq!(block_on(gpu.parameters()).unwrap(), weights);
@@ -99,6 +102,60 @@ fn a_context_of_one_token_gives_the_losses_of_the_cpu_engine() {
 }
 
 #[test]
+fn a_batch_in_parts_and_activations_computed_twice_give_the_losses_of_the_cpu_engine() {
+    for (spec, size, context) in [(model(32, 2, 2, 88, 3, 61, false), 4, 16), (model(24, 2, 1, 33, 2, 37, true), 3, 5)]
+    {
+        let mut seen = Vec::new();
+        for skipped_ways in 0.. {
+            let options = Options { skipped_ways, ..Options::default() };
+            let engine = match block_on(GpuEngine::with_options(&spec, size, context, options)) {
+                Ok(engine) => engine,
+                Err(error) => {
+                    assert!(matches!(error, EngineError::OutOfMemory(_)), "{error}");
+                    break;
+                }
+            };
+            let counters = engine.counters();
+            assert!(engine.way() == skipped_ways && counters.submits == 1);
+            seen.push((counters.micro_batches, counters.recomputes));
+            train_with(engine, &spec, size, context, 12);
+        }
+        assert_eq!(seen[0], (1, false), "what costs nothing is tried first");
+        seen.sort_unstable();
+        let parts = (1..=size as u32).filter(|parts| (size as u32).is_multiple_of(*parts));
+        assert_eq!(seen, parts.flat_map(|parts| [(parts, false), (parts, true)]).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn small_bindings_give_the_losses_of_the_cpu_engine() {
+    // The tables of the vocabulary are cut, their logits come by parts, and the batch is trained in parts.
+    for (spec, size, context, binding_bytes_max) in [
+        (model(32, 2, 2, 44, 2, 601, false), 4, 8, 24_000),
+        (model(32, 4, 2, 44, 2, 602, true), 2, 8, 24_000),
+        (model(18, 1, 1, 21, 2, 203, false), 3, 4, 8_000),
+    ] {
+        let options = Options { binding_bytes_max, ..Options::default() };
+        let engine = block_on(GpuEngine::with_options(&spec, size, context, options)).unwrap();
+        assert!(engine.counters().micro_batches > 1 || engine.counters().recomputes, "{:?}", engine.counters());
+        train_with(engine, &spec, size, context, 20);
+    }
+}
+
+#[test]
+fn a_device_that_cannot_bind_one_sequence_says_what_does_not_fit() {
+    let spec = model(32, 2, 2, 88, 2, 301, false);
+    let refused = |binding_bytes_max| {
+        let options = Options { binding_bytes_max, ..Options::default() };
+        block_on(GpuEngine::with_options(&spec, 4, 16, options)).unwrap_err()
+    };
+    for (binding_bytes_max, word) in [(23_000, "activations take"), (20_000, "gate_proj")] {
+        let error = refused(binding_bytes_max);
+        assert!(matches!(&error, EngineError::OutOfMemory(text) if text.contains(word)), "{error}");
+    }
+}
+
+#[test]
 fn steady_steps_make_one_submit_and_few_dispatches() {
     let spec = model(32, 2, 2, 88, 3, 256, false);
     let counters = gpu(&spec, 2, 16).counters();
@@ -111,17 +168,22 @@ fn steady_steps_make_one_submit_and_few_dispatches() {
 fn what_was_measured_is_remembered_and_foreign_memories_are_not_used() {
     let spec = model(32, 2, 2, 88, 1, 256, false);
     let first = gpu(&spec, 2, 16).forms();
+    let remembering = |memory| Options { remembered: Some(memory), ..Options::default() };
     for memory in [first.as_str(), "another card\nGemmNt", ""] {
-        let engine = block_on(GpuEngine::with_forms(&spec, 2, 16, Some(memory))).unwrap();
+        let engine = block_on(GpuEngine::with_options(&spec, 2, 16, remembering(memory))).unwrap();
         assert_eq!(engine.forms().lines().next(), first.lines().next());
     }
-    assert_eq!(block_on(GpuEngine::with_forms(&spec, 2, 16, Some(&first))).unwrap().forms(), first);
+    assert_eq!(block_on(GpuEngine::with_options(&spec, 2, 16, remembering(&first))).unwrap().forms(), first);
 }
 
 #[test]
-fn a_batch_that_the_plan_cannot_address_is_refused_before_anything_is_allocated() {
-    let spec = ModelSpec { max_position_embeddings: 1 << 16, ..model(32, 2, 2, 88, 1, 1 << 16, false) };
-    let error = block_on(GpuEngine::new(&spec, 64, 1024)).unwrap_err().to_string();
+fn a_batch_that_no_plan_can_address_is_refused_before_anything_is_allocated() {
+    let spec = ModelSpec { max_position_embeddings: 1 << 20, ..model(32, 2, 2, 88, 1, 256, false) };
+    let refused = |batch, context| block_on(GpuEngine::new(&spec, batch, context)).unwrap_err().to_string();
+    assert!(refused(64, 1 << 19).contains("a batch has 1 to"));
+    assert!(refused(0, 16).contains("a batch has 1 to") && refused(1, (1 << 20) + 1).contains("at most 1048576"));
+    let wide = ModelSpec { hidden_size: 1 << 10, ..spec };
+    let error = block_on(GpuEngine::new(&wide, 1, 1 << 20)).unwrap_err().to_string();
     assert!(error.contains("fewer or shorter"), "{error}");
 }
 

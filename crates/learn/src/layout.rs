@@ -7,6 +7,8 @@
 use shoal_wire::manifest::ModelSpec;
 use thiserror::Error;
 
+use crate::shard::Shard;
+
 /// Parameters of a model. Their residual, at 8 bytes each, fits the 4 GiB of a Wasm module, and sums of their squares
 /// fit the outer step's integers.
 pub const PARAMETERS_MAX: u64 = 1 << 28;
@@ -66,19 +68,27 @@ pub enum LayoutError {
 impl Layout {
     /// Checks the model and lists its tensors, sorted by name.
     pub fn of(model: &ModelSpec) -> Result<Self, LayoutError> {
+        Self::of_shard(model, &Shard::whole(model))
+    }
+
+    /// Checks the model and lists the tensors of a part of it, sorted by name.
+    pub fn of_shard(model: &ModelSpec, shard: &Shard) -> Result<Self, LayoutError> {
         check(model)?;
         let hidden = model.hidden_size as usize;
         let inner = model.intermediate_size as usize;
         let vocab = model.vocab_size as usize;
         let keys = hidden / model.num_attention_heads as usize * model.num_key_value_heads as usize;
-        let mut named = vec![
-            ("model.embed_tokens.weight".to_owned(), vec![vocab, hidden]),
-            ("model.norm.weight".to_owned(), vec![hidden]),
-        ];
-        if !model.tie_word_embeddings {
-            named.push(("lm_head.weight".to_owned(), vec![vocab, hidden]));
+        let mut named = Vec::new();
+        if shard.embeds() {
+            named.push(("model.embed_tokens.weight".to_owned(), vec![vocab, hidden]));
         }
-        for layer in 0..model.num_hidden_layers {
+        if shard.predicts() {
+            named.push(("model.norm.weight".to_owned(), vec![hidden]));
+            if !model.tie_word_embeddings {
+                named.push(("lm_head.weight".to_owned(), vec![vocab, hidden]));
+            }
+        }
+        for layer in shard.layers() {
             let at = |part: &str| format!("model.layers.{layer}.{part}.weight");
             named.extend([
                 (at("input_layernorm"), vec![hidden]),

@@ -12,8 +12,10 @@ pub mod outer;
 pub mod presets;
 pub mod recipe;
 pub mod schedule;
+pub mod shard;
 pub mod stories;
 pub mod trainer;
 
 pub use engine::{Batch, Engine, EngineError, StepSettings};
 pub use layout::{Layout, TensorInfo};
+pub use shard::Shard;

@@ -102,27 +102,27 @@ impl Bench {
             buffer
         };
         let storage = wgpu::BufferUsages::STORAGE;
-        let mut buffers: Vec<_> =
-            self.memories.iter().map(|values| upload(bytemuck::cast_slice(values), storage)).collect();
-        buffers.insert(5, upload(bytemuck::cast_slice(&self.tokens), storage));
+        let memories = self.memories.each_ref().map(|values| upload(bytemuck::cast_slice(values), storage));
+        let tokens = upload(bytemuck::cast_slice(&self.tokens), storage);
+        let [params, grads, first, second, arena, losses, stats] = &memories;
+        let buffers = [params, grads, first, second, arena, &tokens, losses, stats];
         let mut window = [0; ARGUMENTS];
         window[..arguments.len()].copy_from_slice(arguments);
         let window = upload(bytemuck::cast_slice(&window), wgpu::BufferUsages::UNIFORM);
         let step = upload(bytemuck::bytes_of(&self.step), wgpu::BufferUsages::UNIFORM);
         let layout = bind_layout(&gpu.device);
-        let group = bind(&gpu.device, &layout, &window, &step, &buffers);
+        let group = bind(&gpu.device, &layout, &window, &step, buffers);
         let pipeline = pipeline(&gpu.device, &layout, kernel, head).expect("a kernel that compiles");
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             pass.set_pipeline(&pipeline);
-            pass.set_bind_group(0, &group, &[0]);
+            pass.set_bind_group(0, &group, &[0, 0]);
             pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
         }
         gpu.queue.submit([encoder.finish()]);
-        buffers.remove(5);
         let mut after = self.memories.clone();
-        for (buffer, values) in buffers.iter().zip(&mut after) {
+        for (buffer, values) in memories.iter().zip(&mut after) {
             *values = block_on(gpu.read(buffer, 0, values.len())).expect("the dispatch runs");
         }
         Outcome { kernel, before: self.memories, after }

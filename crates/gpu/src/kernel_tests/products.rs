@@ -31,6 +31,76 @@ fn shares(n: usize) -> [Vec<usize>; 3] {
     [vec![n], vec![n, n + 3], vec![n, n.div_ceil(2), n.div_ceil(2)]]
 }
 
+/// Whether rows lie as far apart as they are long, or as a larger table's do of which they are a part.
+const PITCHES: [bool; 2] = [false, true];
+
+/// Distance of rows of `n` values, and what argument 13 says of it.
+fn pitch(kernel: Kernel, n: usize, part: bool) -> (usize, u32) {
+    let pitch = stride(kernel, n) + 8;
+    if part { (pitch, pitch as u32) } else { (stride(kernel, n), 0) }
+}
+
+fn say_pitch(arguments: &mut Vec<u32>, pitch: u32) {
+    arguments.resize(13, 0);
+    arguments.push(pitch);
+}
+
+#[test]
+fn a_part_of_the_logits_is_a_product_whose_rows_lie_further_apart() {
+    for (kernel, part) in forms(Op::Nt).flat_map(|kernel| PITCHES.map(|part| (kernel, part))) {
+        for (m, k, n) in products(kernel) {
+            let (x, w) = (noise(1, m * k), noise(2, n * k));
+            let (apart, said) = pitch(kernel, n, part);
+            let mut bench = Bench::of(kernel);
+            let (x_at, w_at) = (bench.arena(&x), bench.put(Memory::Params, &w));
+            let y = bench.room(Memory::Arena, m * apart);
+            let mut arguments = vec![m as u32, k as u32, x_at, NONE, n as u32, w_at, y];
+            say_pitch(&mut arguments, said);
+            let outcome = bench.run(kernel, 16, &arguments, grid(kernel, n, m, 1));
+            outcome.rows("Y", y, &twin::gemm_nt((m, k, n), &x, &w, None), n, apart).nothing_else();
+        }
+    }
+}
+
+#[test]
+fn gradients_come_from_a_part_of_the_logits_whose_rows_lie_further_apart() {
+    for (kernel, part) in forms(Op::Nn).flat_map(|kernel| PITCHES.map(|part| (kernel, part))) {
+        for (m, k, n) in products(kernel) {
+            let (dy, w) = (noise(1, m * n), noise(2, n * k));
+            let (apart, said) = pitch(kernel, n, part);
+            let mut bench = Bench::of(kernel);
+            let (dy_at, w_at) = (bench.arena(&spread(&dy, n, apart)), bench.put(Memory::Params, &w));
+            let dx = bench.room(Memory::Arena, m * k);
+            let mut arguments = vec![m as u32, k as u32, dx, 1, n as u32, w_at, dy_at];
+            say_pitch(&mut arguments, said);
+            let outcome = bench.run(kernel, 16, &arguments, grid(kernel, k, m, 1));
+            outcome.sums("dX", Memory::Arena, dx, &twin::gemm_nn(m, k, &[(n, dy, w)], None)).nothing_else();
+        }
+    }
+}
+
+#[test]
+fn gradients_of_weights_add_up_over_parts_of_a_batch() {
+    for (kernel, part) in forms(Op::Tn).flat_map(|kernel| PITCHES.map(|part| (kernel, part))) {
+        for ((m, k, n), (adds, first_row)) in
+            products(kernel).into_iter().flat_map(|shape| [(1, 0), (0, 8)].map(|how| (shape, how)))
+        {
+            let (x, dy, old) = (noise(1, m * k), noise(2, m * n), noise(3, n * k));
+            let (apart, said) = pitch(kernel, n, part);
+            let mut bench = Bench::of(kernel);
+            bench.step.first_row = first_row;
+            let (x_at, dy_at) = (bench.arena(&x), bench.arena(&spread(&dy, n, apart)));
+            let w = bench.put(Memory::Grads, &old);
+            let mut arguments = vec![m as u32, k as u32, x_at, adds, n as u32, w, dy_at];
+            say_pitch(&mut arguments, said);
+            let mut expected = twin::gemm_tn((m, k, n), &x, &dy);
+            expected.iter_mut().zip(&old).for_each(|(sum, old)| sum.add(f64::from(*old)));
+            let outcome = bench.run(kernel, 16, &arguments, grid(kernel, k, n, 1));
+            outcome.sums("dW", Memory::Grads, w, &expected).nothing_else();
+        }
+    }
+}
+
 #[test]
 fn gemm_nt_is_its_twin() {
     for kernel in forms(Op::Nt) {

@@ -1,6 +1,8 @@
 // What every kernel sees. One bind group serves all dispatches; a dynamic offset picks a dispatch's arguments.
 // Activations, gradients of activations and tables live in one arena, what is one value a row in `stats`; arguments are
 // offsets, in f32.
+// The token buffer holds, for each micro-batch of R rows, R inputs and R targets: those of the micro-batch at hand start at
+// 2 * first_row.
 // Kernels that move four values at a time see the same buffers as vectors, at a quarter of the index.
 // Tolerances in kernels' headers are relative to the larger of 1 and the value, unless they say otherwise.
 
@@ -15,7 +17,8 @@ struct Arguments { v: array<vec4<u32>, 4> }
 struct Step {
     lr: f32, beta1: f32, beta2: f32, eps: f32,
     weight_decay: f32, clip: f32, correction1: f32, correction2: f32,
-    slot: u32, unused0: u32, unused1: u32, unused2: u32,
+    // The micro-batch starts with this row of the batch.
+    slot: u32, first_row: u32, unused0: u32, unused1: u32,
 }
 
 @group(0) @binding(0) var<uniform> arguments: Arguments;

@@ -1,5 +1,6 @@
 // dX[m, k] (+)= sum over parts p and n of dY_p[m, n] W_p[n, k], for up to three weights that shared X.
-// Arguments: 0 M, 1 K, 2 dX, 3 number of parts (+ 16 to add to dX); for each p: 4+3p N, W (in params), dY.
+// Arguments: 0 M, 1 K, 2 dX, 3 number of parts (+ 16 to add to dX); for each p: 4+3p N, W (in params), dY;
+// 13 distance of dY's rows, or 0 for N.
 // Grid: x over K, y over M in tiles of 32; a thread makes 4 x 4 values in registers.
 // CPU twin: twin::gemm_nn. Tolerance 1e-5 relative to the sum of magnitudes.
 
@@ -22,7 +23,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     for (var p = 0u; p < parts; p++) {
         let depth = arg(4u + 3u * p);
         let w = arg(5u + 3u * p);
-        let d = r * depth + arg(6u + 3u * p);
+        let d = r * select(arg(13u), depth, arg(13u) == 0u) + arg(6u + 3u * p);
         for (var n = 0u; n < depth; n++) {
             let at = w + n * cols;
             let b = vec4<f32>(params[at + c.x], params[at + c.y], params[at + c.z], params[at + c.w]);

@@ -1,7 +1,8 @@
 // dX[m, k] (+)= sum over parts p and n of dY_p[m, n] W_p[n, k], for up to three weights that shared X: tiles in workgroup
 // memory.
 // Arguments: 0 M, 1 K (a multiple of 4), 2 dX, 3 number of parts (+ 16 to add to dX); for each p: 4+3p N, W (in params),
-// dY. All places are multiples of 4; rows of dY are N rounded up to 4 apart, with zeros after N.
+// dY. All places are multiples of 4; rows of dY are N rounded up to 4 apart, with zeros after N, or what
+// argument 13 says.
 // Grid: x over K and y over M in tiles of 64; a thread makes 8 rows, 8 apart, of two vectors that lie 32 values apart.
 // CPU twin: twin::gemm_nn. Tolerance 1e-5 relative to the sum of magnitudes.
 
@@ -31,12 +32,13 @@ fn main(@builtin(local_invocation_id) id: vec3<u32>, @builtin(local_invocation_i
     for (var p = 0u; p < parts; p++) {
         let outputs = arg(4u + 3u * p);
         let depth = (outputs + 3u) / 4u;
+        let pitch = select(arg(13u) / 4u, depth, arg(13u) == 0u);
         let w = arg(5u + 3u * p) / 4u + across;
         let dy = arg(6u + 3u * p) / 4u + quarter;
         for (var n = 0u; n < depth; n += 4u) {
             let inside = n + quarter < depth;
             //@ for l in 4
-            left[quarter * 64u + line$l] = select(vec4<f32>(), arena[dy + m$l * depth + n], inside);
+            left[quarter * 64u + line$l] = select(vec4<f32>(), arena[dy + m$l * pitch + n], inside);
             let n$l = n * 4u + thread / 16u + $lu * 4u;
             right[thread + $lu * 64u] = select(vec4<f32>(), params[w + min(n$l, outputs - 1u) * cols], n$l < outputs);
             //@ end

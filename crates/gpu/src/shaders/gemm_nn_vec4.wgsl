@@ -1,6 +1,7 @@
 // dX[m, k] (+)= sum over parts p and n of dY_p[m, n] W_p[n, k], for up to three weights that shared X: tiles in registers.
 // Arguments: 0 M, 1 K (a multiple of 4), 2 dX, 3 number of parts (+ 16 to add to dX); for each p: 4+3p N, W (in params),
-// dY. All places are multiples of 4; rows of dY are N rounded up to 4 apart, with zeros after N.
+// dY. All places are multiples of 4; rows of dY are N rounded up to 4 apart, with zeros after N, or what
+// argument 13 says.
 // Grid: x over K and y over M in tiles of 8; a thread makes 8 x 8 values.
 // With QUAD, four neighbours that share rows load a quarter of dY each and pass it around.
 // CPU twin: twin::gemm_nn. Tolerance 1e-5 relative to the sum of magnitudes.
@@ -30,14 +31,15 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     for (var p = 0u; p < parts; p++) {
         let outputs = arg(4u + 3u * p);
         let depth = (outputs + 3u) / 4u;
+        let pitch = select(arg(13u) / 4u, depth, arg(13u) == 0u);
         let w = arg(5u + 3u * p) / 4u;
         let dy = arg(6u + 3u * p) / 4u;
         //@ for g in 2
         //@ if QUAD
-        let d$g = dy + min(row + $gu * 4u + lane, rows - 1u) * depth;
+        let d$g = dy + min(row + $gu * 4u + lane, rows - 1u) * pitch;
         //@ else
         //@ for s in 4
-        let d$g$s = dy + min(row + $gu * 4u + $su, rows - 1u) * depth;
+        let d$g$s = dy + min(row + $gu * 4u + $su, rows - 1u) * pitch;
         //@ end
         //@ end
         //@ end

@@ -1,5 +1,5 @@
 // Y_z[m, n] = sum_k X[m, k] W_z[n, k] (+ R[m, n]), for up to three weights that share X.
-// Arguments: 0 M, 1 K, 2 X, 3 R or NONE; for each z: 4+3z N, W (in params), Y.
+// Arguments: 0 M, 1 K, 2 X, 3 R or NONE; for each z: 4+3z N, W (in params), Y; 13 distance of Y's and R's rows, or 0 for N.
 // Grid: x over N, y over M in tiles of 32, z over weights; a thread makes 4 x 4 values in registers.
 // CPU twin: twin::gemm_nt. Tolerance 1e-5 relative to the sum of magnitudes.
 
@@ -29,12 +29,13 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         s2 += arena[r.z + k] * b;
         s3 += arena[r.w + k] * b;
     }
+    let pitch = select(arg(13u), cols, arg(13u) == 0u);
     var sums = array<vec4<f32>, 4>(s0, s1, s2, s3);
     for (var i = 0u; i < 4u; i++) {
         if (row + i >= rows) { break; }
         for (var j = 0u; j < 4u; j++) {
             if (col + j >= cols) { break; }
-            let at = (row + i) * cols + col + j;
+            let at = (row + i) * pitch + col + j;
             var value = sums[i][j];
             if (residual != NONE) { value += arena[residual + at]; }
             arena[y + at] = value;

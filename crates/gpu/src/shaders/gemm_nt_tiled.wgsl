@@ -1,6 +1,7 @@
 // Y_z[m, n] = sum_k X[m, k] W_z[n, k] (+ R[m, n]), for up to three weights that share X: tiles in workgroup memory.
 // Arguments: 0 M, 1 K (a multiple of 4), 2 X, 3 R or NONE; for each z: 4+3z N, W (in params), Y. All places are multiples
-// of 4; rows of Y and R are N rounded up to 4 apart.
+// of 4; rows of Y and R are N rounded up to 4 apart, or what argument 13
+// says.
 // Grid: x over N and y over M in tiles of 64, z over weights; a thread makes 8 rows, 8 apart, of two vectors
 // that lie 32 values apart. Columns lie in workgroup memory such that neighbours read neighbouring words.
 // CPU twin: twin::gemm_nt. Tolerance 1e-5 relative to the sum of magnitudes.
@@ -53,11 +54,12 @@ fn main(@builtin(local_invocation_id) id: vec3<u32>, @builtin(local_invocation_i
         workgroupBarrier();
     }
     let stride = (cols + 3u) / 4u;
+    let pitch = select(arg(13u) / 4u, stride, arg(13u) == 0u);
     let at = col / 4u + id.x;
     let y = arg(6u + 3u * group.z) / 4u;
     //@ for i in 8
     if (row + id.y + $iu * 8u < rows) {
-        let line = (row + id.y + $iu * 8u) * stride + at;
+        let line = (row + id.y + $iu * 8u) * pitch + at;
         if (at < stride) { store(y, line, vec4<f32>(c$i0, c$i1, c$i2, c$i3)); }
         if (at + 8u < stride) { store(y, line + 8u, vec4<f32>(c$i4, c$i5, c$i6, c$i7)); }
     }

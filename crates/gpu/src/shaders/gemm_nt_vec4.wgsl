@@ -1,6 +1,7 @@
 // Y_z[m, n] = sum_k X[m, k] W_z[n, k] (+ R[m, n]), for up to three weights that share X: tiles in registers.
 // Arguments: 0 M, 1 K (a multiple of 4), 2 X, 3 R or NONE; for each z: 4+3z N, W (in params), Y. All places are multiples
-// of 4; rows of Y and R are N rounded up to 4 apart.
+// of 4; rows of Y and R are N rounded up to 4 apart, or what argument 13
+// says.
 // Grid: x over N in tiles of 8, y over M in tiles of ROWS, z over weights; a thread makes ROWS x 8 values.
 // With QUAD, four neighbours that share rows load a quarter of X each and pass it around.
 // CPU twin: twin::gemm_nt. Tolerance 1e-5 relative to the sum of magnitudes.
@@ -60,12 +61,13 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(workgroup_id) gro
         //@ end
     }
     let stride = (cols + 3u) / 4u;
+    let pitch = select(arg(13u) / 4u, stride, arg(13u) == 0u);
     let at = col / 4u;
     let y = arg(6u + 3u * group.z) / 4u;
     //@ for g in GROUPS
     //@ for s in 4
     if (row + $gu * 4u + $su < rows) {
-        let line = (row + $gu * 4u + $su) * stride + at;
+        let line = (row + $gu * 4u + $su) * pitch + at;
         if (at < stride) { store(y, line, vec4<f32>(c$g$s0, c$g$s1, c$g$s2, c$g$s3)); }
         if (at + 1u < stride) { store(y, line + 1u, vec4<f32>(c$g$s4, c$g$s5, c$g$s6, c$g$s7)); }
     }

@@ -1,6 +1,6 @@
-// dW_z[n, k] = sum_m dY_z[m, n] X[m, k], for up to three weights that shared X: tiles in registers.
-// Arguments: 0 M (a multiple of 4), 1 K (a multiple of 4), 2 X, 3 unused; for each z: 4+3z N, W (in grads), dY. All places
-// are multiples of 4; rows of dY are N rounded up to 4 apart.
+// dW_z[n, k] (+)= sum_m dY_z[m, n] X[m, k], for up to three weights that shared X: tiles in registers.
+// Arguments: 0 M (a multiple of 4), 1 K (a multiple of 4), 2 X, 3 one to add to dW, as micro-batches after the first do; for each z:
+// 4+3z N, W (in grads), dY. All places are multiples of 4; rows of dY are N rounded up to 4 apart, or what argument 13 says.
 // Grid: x over K and y over N in tiles of 8, z over weights; a thread makes 8 x 8 values.
 // With QUAD, four neighbours that share columns of dY load a quarter each and pass it around.
 // CPU twin: twin::gemm_tn. Tolerance 1e-5 relative to the sum of magnitudes.
@@ -12,6 +12,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(workgroup_id) gro
     let x = arg(2u) / 4u;
     let outputs = arg(4u + 3u * group.z);
     let stride = (outputs + 3u) / 4u;
+    let pitch = select(arg(13u) / 4u, stride, arg(13u) == 0u);
     let dy = arg(6u + 3u * group.z) / 4u;
     let row = id.y * 2u;
     let col = id.x * 2u;
@@ -34,7 +35,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(workgroup_id) gro
     for (var m = 0u; m < depth; m += 4u) {
         //@ if QUAD
         //@ for g in 2
-        let part$g = arena[r$g + (m + lane) * stride];
+        let part$g = arena[r$g + (m + lane) * pitch];
         //@ end
         //@ end
         //@ for e in 4
@@ -47,7 +48,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(workgroup_id) gro
         //@ if QUAD
         let a$g$e = quadBroadcast(part$g, $eu);
         //@ else
-        let a$g$e = arena[r$g + (m + $eu) * stride];
+        let a$g$e = arena[r$g + (m + $eu) * pitch];
         //@ end
         //@ end
         //@ for s in 4
@@ -58,11 +59,13 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(workgroup_id) gro
         //@ end
     }
     let w = arg(5u + 3u * group.z) / 4u;
+    let adds = arg(3u) != 0u || step.first_row != 0u;
     //@ for g in 2
     //@ for s in 4
     //@ for j in 2
     if ((row + $gu) * 4u + $su < outputs && col + $ju < cols) {
-        grads[w + ((row + $gu) * 4u + $su) * cols + col + $ju] = c$g$s$j;
+        let at = w + ((row + $gu) * 4u + $su) * cols + col + $ju;
+        if (adds) { grads[at] += c$g$s$j; } else { grads[at] = c$g$s$j; }
     }
     //@ end
     //@ end

@@ -1,5 +1,5 @@
-// dW[c] = sum_r dY[r, c] X[r, c] rstd[r].
-// Arguments: 0 rows, 1 columns, 2 X, 3 W (in grads), 4 dY, 5 rstd (in stats).
+// dW[c] (+)= sum_r dY[r, c] X[r, c] rstd[r].
+// Arguments: 0 rows, 1 columns, 2 X, 3 W (in grads), 4 dY, 5 rstd (in stats); micro-batches after the first add.
 // Grid: a thread for each column.
 // CPU twin: twin::rmsnorm_backward. Tolerance 1e-5 relative to the sum of magnitudes.
 
@@ -12,5 +12,6 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     for (var r = 0u; r < arg(0u); r++) {
         sum += arena[arg(4u) + r * cols + c] * arena[arg(2u) + r * cols + c] * stats[arg(5u) + r];
     }
+    if (step.first_row != 0u) { sum += grads[arg(3u) + c]; }
     grads[arg(3u) + c] = sum;
 }
