@@ -5,9 +5,9 @@ use shoal_wire::manifest::ModelSpec;
 
 /// Activations larger than this would exhaust a browser tab or an ordinary machine.
 #[cfg(target_arch = "wasm32")]
-const ACTIVATION_BYTES_MAX: u128 = 2 << 30;
+pub const ACTIVATION_BYTES_MAX: u128 = 2 << 30;
 #[cfg(not(target_arch = "wasm32"))]
-const ACTIVATION_BYTES_MAX: u128 = 64 << 30;
+pub const ACTIVATION_BYTES_MAX: u128 = 64 << 30;
 
 #[derive(Clone, Debug)]
 pub struct Dims {

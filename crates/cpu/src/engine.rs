@@ -135,7 +135,7 @@ impl Engine for CpuEngine {
 }
 
 /// A manifest may name a model far larger than the machine: that is an error, not an abort.
-fn zeros(length: usize) -> Result<Vec<f32>, EngineError> {
+pub fn zeros(length: usize) -> Result<Vec<f32>, EngineError> {
     let mut values = Vec::new();
     let refused = |_| EngineError::OutOfMemory(format!("{length} parameters do not fit into memory"));
     values.try_reserve_exact(length).map_err(refused)?;

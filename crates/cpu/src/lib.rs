@@ -11,7 +11,9 @@ mod decoder;
 mod dims;
 mod engine;
 mod matrix;
+mod nets;
 mod optimizer;
 mod pointwise;
 
 pub use engine::CpuEngine;
+pub use nets::CpuNetEngine;

@@ -98,7 +98,7 @@ fn places(part: &'static str, bytes: usize, batch: usize, context: usize) -> Res
 }
 
 /// A number below `limit` with no noticeable bias: the high half of a 64 × 64 bit product.
-fn below(stream: &mut OutputReader, limit: usize) -> usize {
+pub(crate) fn below(stream: &mut OutputReader, limit: usize) -> usize {
     let mut word = [0; 8];
     stream.fill(&mut word);
     ((u128::from(u64::from_le_bytes(word)) * limit as u128) >> 64) as usize

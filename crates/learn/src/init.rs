@@ -17,9 +17,7 @@ pub fn genesis(model: &ModelSpec, seed: Digest) -> Result<Vec<f32>, LayoutError>
     let layout = Layout::of(model)?;
     // A square root and a division are correctly rounded everywhere, unlike the functions of libm.
     let residual = STANDARD_DEVIATION / (2.0 * f64::from(model.num_hidden_layers)).sqrt();
-    let mut hasher = Hasher::new_derive_key(DOMAIN);
-    hasher.update(&seed.0);
-    let mut normals = Normals { stream: hasher.finalize_xof(), buffer: [0; 6144], next: 6144 };
+    let mut normals = Normals::new(DOMAIN, seed);
     let mut parameters = Vec::with_capacity(layout.len());
     for tensor in &layout.tensors {
         let scale = if tensor.name.ends_with("o_proj.weight") || tensor.name.ends_with("down_proj.weight") {
@@ -35,14 +33,21 @@ pub fn genesis(model: &ModelSpec, seed: Digest) -> Result<Vec<f32>, LayoutError>
 }
 
 /// About normal, mean 0 and variance 1: the sum of twelve uniform numbers less its mean (Irwin–Hall).
-struct Normals {
+pub(crate) struct Normals {
     stream: OutputReader,
     buffer: [u8; 6144],
     next: usize,
 }
 
 impl Normals {
-    fn draw(&mut self) -> f64 {
+    /// The numbers that follow from a seed, in a domain of their own.
+    pub fn new(domain: &str, seed: Digest) -> Self {
+        let mut hasher = Hasher::new_derive_key(domain);
+        hasher.update(&seed.0);
+        Self { stream: hasher.finalize_xof(), buffer: [0; 6144], next: 6144 }
+    }
+
+    pub fn draw(&mut self) -> f64 {
         if self.next == self.buffer.len() {
             self.stream.fill(&mut self.buffer);
             self.next = 0;

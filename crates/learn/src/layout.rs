@@ -40,9 +40,9 @@ impl TensorInfo {
             _ => None,
         }
     }
-    /// Weight decay applies to matrices only.
+    /// Weight decay applies to matrices and to the kernels of convolutions.
     pub fn decays(&self) -> bool {
-        self.shape.len() == 2
+        self.shape.len() >= 2
     }
 }
 
@@ -102,6 +102,11 @@ impl Layout {
                 (at("mlp.down_proj"), vec![hidden, inner]),
             ]);
         }
+        Ok(Self::named(named))
+    }
+
+    /// Tensors of these names and shapes, put in order.
+    pub(crate) fn named(mut named: Vec<(String, Vec<usize>)>) -> Self {
         named.sort();
         let mut offset = 0;
         let tensors = named
@@ -112,7 +117,7 @@ impl Layout {
                 tensor
             })
             .collect();
-        Ok(Self { tensors })
+        Self { tensors }
     }
 
     /// Number of parameters.

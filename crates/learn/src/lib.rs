@@ -6,14 +6,19 @@
 pub mod data;
 pub mod engine;
 pub mod folder;
+pub mod images;
 pub mod init;
 pub mod layout;
+pub mod metrics;
+pub mod nets;
 pub mod outer;
 pub mod presets;
 pub mod recipe;
+pub mod sampling;
 pub mod schedule;
 pub mod shard;
 pub mod stories;
+pub mod tables;
 pub mod trainer;
 
 pub use engine::{Batch, Engine, EngineError, StepSettings};
