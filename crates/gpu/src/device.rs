@@ -96,20 +96,9 @@ impl Gpu {
         let signal = Signal::default();
         let done = signal.clone();
         self.queue.on_submitted_work_done(move || done.send(()));
-        self.pump()?;
+        pump(&self.device, &self.faults)?;
         signal.await;
         self.faults.check()
-    }
-
-    /// Natively nobody else runs callbacks; in browsers the event loop does.
-    pub fn pump(&self) -> Result<(), EngineError> {
-        if cfg!(not(target_arch = "wasm32"))
-            && let Err(error) = self.device.poll(wgpu::PollType::wait_indefinitely())
-        {
-            self.faults.check()?;
-            return Err(EngineError::Failed(error.to_string()));
-        }
-        Ok(())
     }
 
     pub fn storage(&self, label: &str, values: usize) -> wgpu::Buffer {
@@ -126,6 +115,17 @@ impl Gpu {
             mapped_at_creation: false,
         })
     }
+}
+
+/// Natively nobody else runs callbacks; in browsers the event loop does.
+pub(crate) fn pump(device: &wgpu::Device, faults: &FaultLog) -> Result<(), EngineError> {
+    if cfg!(not(target_arch = "wasm32"))
+        && let Err(error) = device.poll(wgpu::PollType::wait_indefinitely())
+    {
+        faults.check()?;
+        return Err(EngineError::Failed(error.to_string()));
+    }
+    Ok(())
 }
 
 /// Names of adapters that compute on the processor, where a page is not told their kind.

@@ -64,7 +64,8 @@ impl GpuEngine {
     ) -> Result<Self, EngineError> {
         let Options { remembered, skipped_ways, binding_bytes_max } = options;
         let shard = Shard::whole(model);
-        let wish = Wish { model, shard, batch, context, remembered, skipped_ways, binding_bytes_max };
+        let wish =
+            Wish { model, shard, batch, context, remembered, skipped_ways, binding_bytes_max, micro_batches: None };
         Ok(Self { machine: Machine::open(wish).await?, pending: 0, pace: Pace::default() })
     }
 

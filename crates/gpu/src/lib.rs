@@ -18,6 +18,7 @@ mod plan;
 mod profile;
 mod read;
 mod shape;
+mod shard;
 mod signal;
 mod template;
 mod tune;
@@ -26,3 +27,4 @@ mod twin;
 
 pub use engine::{Counters, GpuEngine, Options};
 pub use profile::KernelTime;
+pub use shard::{Boundary, GpuShard, Input, Loss};

@@ -36,6 +36,8 @@ pub(crate) struct Wish<'a> {
     pub skipped_ways: usize,
     /// No binding takes more bytes than this, even if the device allows it.
     pub binding_bytes_max: u64,
+    /// The batch must come in so many parts.
+    pub micro_batches: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -116,7 +118,8 @@ impl Machine {
         let mut pipelines = Pipelines::new(&gpu.device, whole.head as usize);
         let remembered = wish.remembered.and_then(|text| text.strip_prefix(&origin(&gpu))?.strip_prefix('\n'));
         let mut tuned: Option<(bool, Forms)> = None;
-        let ways = Thrift::ways(whole.batch, whole.context);
+        let mut ways = Thrift::ways(whole.batch, whole.context);
+        ways.retain(|way| wish.micro_batches.is_none_or(|parts| parts == way.micro_batches));
         let mut last = EngineError::OutOfMemory("no smaller batch is left to try".to_owned());
         for (way, thrift) in ways.into_iter().enumerate().skip(wish.skipped_ways) {
             let shape = Shape::of(wish.model, wish.batch / thrift.micro_batches as usize, wish.context)?;
@@ -249,7 +252,7 @@ impl Machine {
         }
         let mut bytes = vec![0; self.micro_batches() * ARGUMENTS_STRIDE];
         for (window, micro) in bytes.chunks_exact_mut(ARGUMENTS_STRIDE).zip(0..) {
-            uniform.first_row = micro * self.shape.rows;
+            (uniform.first_row, uniform.adds) = (micro * self.shape.rows, u32::from(micro > 0));
             window[..size_of::<StepUniform>()].copy_from_slice(bytemuck::bytes_of(&uniform));
         }
         self.gpu.queue.write_buffer(&self.memory.step, 0, &bytes);
@@ -257,7 +260,8 @@ impl Machine {
     }
 
     pub fn write_batch(&self, batch: &Batch) -> Result<(), EngineError> {
-        let expected = self.shape.rows as usize * self.micro_batches();
+        let rows = self.shape.rows as usize;
+        let expected = rows * self.micro_batches();
         for (what, got, expected) in [
             ("the batch's sequences", batch.batch, self.shape.batch as usize * self.micro_batches()),
             ("the batch's context", batch.context, self.shape.context as usize),
@@ -268,17 +272,10 @@ impl Machine {
                 return Err(EngineError::Shape { what, got, expected });
             }
         }
-        let vocab = self.shape.vocab;
-        if batch.inputs.iter().chain(&batch.targets).any(|token| *token >= vocab) {
-            return Err(EngineError::Unsupported(format!("a token is not below the vocabulary of {vocab}")));
+        for (micro, (inputs, targets)) in batch.inputs.chunks(rows).zip(batch.targets.chunks(rows)).enumerate() {
+            self.write_tokens(micro, false, inputs)?;
+            self.write_tokens(micro, true, targets)?;
         }
-        let rows = self.shape.rows as usize;
-        let mut tokens = Vec::with_capacity(2 * expected);
-        for (inputs, targets) in batch.inputs.chunks(rows).zip(batch.targets.chunks(rows)) {
-            tokens.extend_from_slice(inputs);
-            tokens.extend_from_slice(targets);
-        }
-        self.gpu.queue.write_buffer(&self.memory.tokens, 0, bytemuck::cast_slice(&tokens));
         Ok(())
     }
 
@@ -317,6 +314,44 @@ impl Machine {
 
     pub async fn losses(&self, first: usize, count: usize) -> Result<Vec<f32>, EngineError> {
         self.gpu.read(&self.memory.losses, first, count).await
+    }
+
+    /// Values that are one a row, once everything submitted is done.
+    pub async fn row_values(&self, first: usize, count: usize) -> Result<Vec<f32>, EngineError> {
+        self.gpu.read(&self.memory.stats, first, count).await
+    }
+
+    pub fn arena(&self) -> &wgpu::Buffer {
+        &self.memory.arena
+    }
+
+    /// Writes what the dispatches of an update read beside tensors.
+    pub fn write_update(&self, settings: &StepSettings, foreign_squares: f32) -> Result<(), EngineError> {
+        let uniform = StepUniform { foreign_squares, ..StepUniform::of(settings)? };
+        self.gpu.queue.write_buffer(&self.memory.step, 0, bytemuck::bytes_of(&uniform));
+        Ok(())
+    }
+
+    /// Replaces what the dispatches of one micro-batch read beside tensors.
+    pub fn write_micro_batch(&self, micro: usize, adds: bool) {
+        let first_row = micro as u32 * self.shape.rows;
+        let uniform = StepUniform { first_row, adds: u32::from(adds), ..Default::default() };
+        let at = (micro * ARGUMENTS_STRIDE) as u64;
+        self.gpu.queue.write_buffer(&self.memory.step, at, bytemuck::bytes_of(&uniform));
+    }
+
+    /// Writes the inputs, or what comes after them, of one micro-batch.
+    pub fn write_tokens(&self, micro: usize, targets: bool, tokens: &[u32]) -> Result<(), EngineError> {
+        let (rows, vocab) = (self.shape.rows as usize, self.shape.vocab);
+        if tokens.len() != rows {
+            return Err(EngineError::Shape { what: "a micro-batch's tokens", got: tokens.len(), expected: rows });
+        }
+        if tokens.iter().any(|token| *token >= vocab) {
+            return Err(EngineError::Unsupported(format!("a token is not below the vocabulary of {vocab}")));
+        }
+        let at = (2 * micro + usize::from(targets)) * rows;
+        self.gpu.queue.write_buffer(&self.memory.tokens, at as u64 * 4, bytemuck::cast_slice(tokens));
+        Ok(())
     }
 
     /// Values of the arena, once everything submitted is done.

@@ -24,7 +24,8 @@ pub(crate) struct StepUniform {
     pub correction2: f32,
     pub slot: u32,
     pub first_row: u32,
-    pub unused: [u32; 2],
+    pub adds: u32,
+    pub foreign_squares: f32,
 }
 
 impl StepUniform {

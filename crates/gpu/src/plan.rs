@@ -77,6 +77,14 @@ pub(crate) struct Plan {
     pub arena_values: usize,
     pub stats_values: usize,
     pub rope_table: usize,
+    /// Where a shard that does not embed expects its input, and where one that does not predict leaves its output.
+    pub input: usize,
+    pub output: usize,
+    /// Where a shard that does not predict expects the gradient of its output, and where the one of its input comes to lie.
+    pub gradient: usize,
+    /// Sums of squares of gradients, once the first so many dispatches of the update ran.
+    pub squares: Range<usize>,
+    pub square_dispatches: usize,
     /// Where a part of the logits is after the evaluation of its rows.
     pub logits: usize,
     /// Rows whose logits exist at the same time.
@@ -191,6 +199,7 @@ impl Builder<'_> {
             kept.push(if self.task.thrift.recompute { self.forget(saved) } else { blocks::Kept::All(Box::new(saved)) });
             x = next;
         }
+        let output = x;
         let head = if shard.predicts() { Some(self.head(x, totals.row_losses)?) } else { None };
         let (forward, evaluate) = head.as_ref().map_or_else(
             || (0..self.dispatches.len(), self.dispatches.len()..self.dispatches.len()),
@@ -217,6 +226,11 @@ impl Builder<'_> {
             arena_values: self.arena.len(),
             stats_values: self.stats.len(),
             rope_table: self.rope_table.at,
+            input: first.at,
+            output: output.at,
+            gradient: dx.at,
+            squares: totals.partial.at..totals.partial.at + NORM_GROUPS as usize * self.task.banks.ranges().len(),
+            square_dispatches: self.task.banks.ranges().len(),
             logits,
             logits_rows: self.logits_rows,
         })

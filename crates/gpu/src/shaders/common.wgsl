@@ -17,8 +17,9 @@ struct Arguments { v: array<vec4<u32>, 4> }
 struct Step {
     lr: f32, beta1: f32, beta2: f32, eps: f32,
     weight_decay: f32, clip: f32, correction1: f32, correction2: f32,
-    // The micro-batch starts with this row of the batch.
-    slot: u32, first_row: u32, unused0: u32, unused1: u32,
+    // The micro-batch starts with first_row of the batch; its gradients add to those that are there; other shards of the model
+    // have gradients of this sum of squares.
+    slot: u32, first_row: u32, adds: u32, foreign_squares: f32,
 }
 
 @group(0) @binding(0) var<uniform> arguments: Arguments;

@@ -10,7 +10,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let cols = arg(1u);
     if (v >= arg(4u)) { return; }
     let e = arg(2u) + v * cols;
-    if (arg(5u) == 0u && step.first_row == 0u) {
+    if (arg(5u) == 0u && step.adds == 0u) {
         for (var c = 0u; c < cols; c++) { grads[e + c] = 0.0; }
     }
     for (var r = 0u; r < arg(0u); r++) {

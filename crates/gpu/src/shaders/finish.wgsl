@@ -26,7 +26,7 @@ fn main(@builtin(local_invocation_index) lane: u32) {
     sum = 0.0;
     for (var i = lane; i < arg(0u); i += 64u) { sum += stats[arg(1u) + i]; }
     partial[lane] = sum;
-    let norm = sqrt(total(lane));
+    let norm = sqrt(total(lane) + step.foreign_squares);
     if (lane == 0u) {
         stats[arg(4u)] = select(1.0, min(1.0, step.clip / (norm + 1e-6)), step.clip > 0.0);
     }

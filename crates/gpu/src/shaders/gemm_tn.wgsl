@@ -29,7 +29,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         s2 += arena[r.z + m * pitch] * b;
         s3 += arena[r.w + m * pitch] * b;
     }
-    let adds = arg(3u) != 0u || step.first_row != 0u;
+    let adds = arg(3u) != 0u || step.adds != 0u;
     var sums = array<vec4<f32>, 4>(s0, s1, s2, s3);
     for (var i = 0u; i < 4u; i++) {
         if (row + i >= rows) { break; }

@@ -50,7 +50,7 @@ fn main(@builtin(local_invocation_id) id: vec3<u32>, @builtin(local_invocation_i
         workgroupBarrier();
     }
     let w = arg(5u + 3u * group.z) / 4u;
-    let adds = arg(3u) != 0u || step.first_row != 0u;
+    let adds = arg(3u) != 0u || step.adds != 0u;
     //@ for g in 2
     //@ for s in 4
     //@ for j in 2

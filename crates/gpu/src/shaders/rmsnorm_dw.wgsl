@@ -12,6 +12,6 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     for (var r = 0u; r < arg(0u); r++) {
         sum += arena[arg(4u) + r * cols + c] * arena[arg(2u) + r * cols + c] * stats[arg(5u) + r];
     }
-    if (step.first_row != 0u) { sum += grads[arg(3u) + c]; }
+    if (step.adds != 0u) { sum += grads[arg(3u) + c]; }
     grads[arg(3u) + c] = sum;
 }
