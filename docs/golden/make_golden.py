@@ -85,18 +85,12 @@ def optimizers_of(net: LlamaForCausalLM, optimizer: dict) -> list:
     return [muon, adamw([(name, p) for name, p in named if not hidden(name, p)], numbers["adamw_lr"])]
 
 
-def golden(name: str, model: dict, batch: int, context: int, steps: int, optimizer: dict) -> None:
+def golden(name: str, config: dict, batch: int, context: int, steps: int, optimizer: dict) -> None:
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float32)
-    theta = model["rope_theta"]
-    config = LlamaConfig(
-        **{k: v for k, v in model.items() if k != "rope_theta"},
-        rope_parameters={"rope_type": "default", "rope_theta": theta},
-        attn_implementation="eager",
-    )
-    net = LlamaForCausalLM(config)
+    net = LlamaForCausalLM(LlamaConfig(**config, attn_implementation="eager"))
     load_weights(net, 1)
-    rows = hashed(2, BATCHES * batch * (context + 1)) % model["vocab_size"]
+    rows = hashed(2, BATCHES * batch * (context + 1)) % config["vocab_size"]
     tokens = torch.from_numpy(rows.astype(np.int64)).reshape(BATCHES, batch, context + 1)
 
     def loss_of(index: int) -> torch.Tensor:
@@ -125,7 +119,7 @@ def golden(name: str, model: dict, batch: int, context: int, steps: int, optimiz
     print(f"{name}: loss {losses[0]:.4f} to {losses[-1]:.4f}, gradient norms {max(norms):.3f} to {min(norms):.3f}")
     text = json.dumps(
         {
-            "model": model,
+            "config": config,
             "batch": batch,
             "context": context,
             "optimizer": optimizer,
@@ -153,6 +147,7 @@ def check(folder: str) -> None:
 
 
 BASE = {
+    "model_type": "llama",
     "vocab_size": 80,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -170,11 +165,20 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["check"]:
         check(sys.argv[2])
     else:
-        untied = BASE | {"num_key_value_heads": 2, "rope_theta": 10000.0, "tie_word_embeddings": False}
-        tied = BASE | {"num_key_value_heads": 4, "rope_theta": 500.0, "tie_word_embeddings": True}
+        default = {"rope_type": "default"}
+        grouped = BASE | {"num_key_value_heads": 2, "tie_word_embeddings": False}
+        shared = BASE | {"num_key_value_heads": 4, "tie_word_embeddings": True}
+        untied = grouped | {"rope_parameters": default | {"rope_theta": 10000.0}}
+        tied = shared | {"rope_parameters": default | {"rope_theta": 500.0}}
         golden("grouped_untied", untied, 3, 17, 50, ADAMW)
         golden("tied", tied, 2, 24, 50, ADAMW)
         golden("grouped_untied_sgd", untied, 3, 17, 50, {"sgd": SGD | {"nesterov": True}})
         golden("tied_sgd", tied, 2, 24, 50, {"sgd": SGD | {"nesterov": False, "grad_clip": None}})
         golden("grouped_untied_muon", untied, 3, 17, 50, {"muon": MUON | {"lr": 0.01, "scale": "original"}})
         golden("tied_muon", tied, 2, 24, 50, {"muon": MUON | {"lr": 1e-2, "scale": "match_rms_adamw"}})
+        # The older way to write it, and the newer one. Of llama3's four frequencies one stays, one is blended, two divided.
+        linear = {"rope_scaling": {"type": "linear", "factor": 4.0}, "rope_theta": 500.0}
+        golden("linear", grouped | linear, 2, 24, 50, ADAMW)
+        llama3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0,
+                  "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+        golden("llama3", shared | {"rope_parameters": llama3}, 2, 48, 50, ADAMW)

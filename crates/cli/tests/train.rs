@@ -9,8 +9,7 @@ use std::process::{Command, Output};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
-use shoal_learn::Layout;
-use shoal_wire::manifest::ModelSpec;
+use shoal_learn::{Layout, folder};
 use tempfile::TempDir;
 
 /// A model folder, batches and a recipe: those of `crates/cpu/tests/golden/grouped_untied.json`.
@@ -44,13 +43,13 @@ impl World {
             folder: tempfile::tempdir().unwrap(),
             golden: serde_json::from_str(include_str!("../../cpu/tests/golden/grouped_untied.json")).unwrap(),
         };
-        world.write_model("model", &world.golden["model"]);
+        world.write_model("model", &world.golden["config"]);
         // The same with bytes as tokens, for texts.
-        let mut bytes = world.golden["model"].clone();
+        let mut bytes = world.golden["config"].clone();
         bytes["vocab_size"] = json!(256);
         world.write_model("bytes", &bytes);
         world.write_batches();
-        let adamw = &world.golden["adamw"];
+        let adamw = &world.golden["optimizer"]["adamw"];
         let recipe = json!({"optimizer": {
             "type": "adamw", "lr": adamw["lr"], "beta1": adamw["beta1"], "beta2": adamw["beta2"],
             "eps": adamw["eps"], "weightDecay": adamw["weight_decay"], "gradClip": adamw["grad_clip"],
@@ -65,10 +64,8 @@ impl World {
 
     fn write_model(&self, name: &str, spec: &Value) {
         fs::create_dir(self.path(name)).unwrap();
-        let mut config = spec.clone();
-        config["model_type"] = json!("llama");
-        fs::write(self.path(name).join("config.json"), config.to_string()).unwrap();
-        let spec: ModelSpec = serde_json::from_value(spec.clone()).unwrap();
+        fs::write(self.path(name).join("config.json"), spec.to_string()).unwrap();
+        let spec = folder::parse_config(spec.to_string().as_bytes()).unwrap();
         let value = |tensor: &shoal_learn::TensorInfo, i: usize| {
             let x = ((hashed(1, i as u32) >> 8) as f32 / (1 << 24) as f32 - 0.5) / 2.0;
             if tensor.decays() { x } else { x + 1.0 }
@@ -83,7 +80,7 @@ impl World {
     fn write_batches(&self) {
         let size = |field: &str| self.golden[field].as_u64().unwrap() as usize;
         let (batch, row) = (size("batch"), size("context") + 1);
-        let vocab = self.golden["model"]["vocab_size"].as_u64().unwrap() as u32;
+        let vocab = self.golden["config"]["vocab_size"].as_u64().unwrap() as u32;
         let tokens = (0..(4 * batch * row) as u32).flat_map(|i| ((hashed(2, i) % vocab) as i32).to_le_bytes());
         let tensor = ("tokens".to_owned(), Dtype::I32, vec![4, batch, row], tokens.collect());
         write_safetensors(&self.path("batches.safetensors"), &[tensor]);

@@ -1,13 +1,14 @@
 //! Causal attention with grouped queries and rotary positions.
 //!
-//! Rotation follows Hugging Face: value `i` of a head turns together with value `i + width/2`, by
-//! `position · theta^(−2i/width)`. Heads lie as [batch, heads, context, width], so the queries that share
+//! Rotation follows Hugging Face: value `i` of a head turns together with value `i + width/2`, by the position times the
+//! `i`-th frequency. Heads lie as [batch, heads, context, width], so the queries that share
 //! one key head form one tall matrix and keys are never repeated.
 
 use crate::dims::Dims;
 use crate::matrix::{Values, multiply};
 use crate::pointwise::max;
-use shoal_learn::EngineError;
+use shoal_learn::{EngineError, rope};
+use shoal_wire::manifest::ModelSpec;
 
 /// Cosine and sine for each position and each half-width index.
 pub struct Rotation {
@@ -16,13 +17,8 @@ pub struct Rotation {
 }
 
 impl Rotation {
-    pub fn new(context: usize, width: usize, theta: f32) -> Self {
-        let half = width / 2;
-        let frequency = |i: usize| f64::from(theta).powf(-2.0 * i as f64 / width as f64) as f32;
-        let frequencies: Vec<f32> = (0..half).map(frequency).collect();
-        // The angle is rounded to f32, as in the model's published implementations.
-        let angles = (0..context).flat_map(|position| frequencies.iter().map(move |f| f64::from(position as f32 * f)));
-        let (cos, sin) = angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip();
+    pub fn new(model: &ModelSpec, context: usize) -> Self {
+        let (cos, sin) = rope::table(model, context);
         Self { cos, sin }
     }
 }
@@ -158,6 +154,7 @@ fn causal_softmax_backward(probabilities: &[f32], gradient: &mut [f32], context:
 mod tests {
     #![allow(clippy::float_cmp)] // these results are exact
     use super::*;
+    use shoal_learn::presets::Preset;
 
     #[test]
     fn softmax_sees_no_later_position() {
@@ -168,7 +165,8 @@ mod tests {
 
     #[test]
     fn turning_back_undoes_turning() {
-        let rotation = Rotation::new(8, 4, 10_000.0);
+        let model = ModelSpec { hidden_size: 8, num_attention_heads: 2, ..Preset::Tiny.model() };
+        let rotation = Rotation::new(&model, 8);
         let mut head = [0.3, -1.0, 0.5, 2.0];
         Turn::Forward(&rotation).apply(7, &mut head);
         assert!((head[0] - 0.3).abs() > 0.1);

@@ -28,7 +28,7 @@ impl CpuEngine {
         let layout = Layout::of(model).map_err(|error| EngineError::Unsupported(error.to_string()))?;
         let dims = Dims::new(model, batch, context)?;
         let decoder = Decoder::new(&layout, model.num_hidden_layers)?;
-        let rotation = Rotation::new(context, dims.head_width, model.rope_theta);
+        let rotation = Rotation::new(model, context);
         let values = layout.len();
         Ok(Self {
             model: model.clone(),
@@ -128,7 +128,7 @@ impl Engine for CpuEngine {
     async fn next_logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
         self.check_tokens(tokens)?;
         let dims = Dims::new(&self.model, 1, tokens.len())?;
-        let rotation = Rotation::new(tokens.len(), dims.head_width, self.model.rope_theta);
+        let rotation = Rotation::new(&self.model, tokens.len());
         let pass = Pass { dims: &dims, rotation: &rotation, parameters: &self.parameters };
         Ok(self.decoder.next_logits(&pass, tokens)?.into_vec())
     }

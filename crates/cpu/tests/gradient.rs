@@ -5,7 +5,7 @@
 
 use shoal_cpu::CpuEngine;
 use shoal_learn::{Batch, Engine, EngineError, Layout, StepSettings};
-use shoal_wire::manifest::{AdamW, ModelSpec};
+use shoal_wire::manifest::{AdamW, ModelSpec, RopeScaling};
 
 fn model(tied: bool) -> ModelSpec {
     ModelSpec {
@@ -18,6 +18,7 @@ fn model(tied: bool) -> ModelSpec {
         max_position_embeddings: 16,
         rms_norm_eps: 1e-5,
         rope_theta: 100.0,
+        rope_scaling: RopeScaling::Default,
         tie_word_embeddings: tied,
     }
 }

@@ -11,7 +11,7 @@ fn main() {
     use shoal_learn::{Batch, Engine, StepSettings};
     use shoal_wire::{
         Digest,
-        manifest::{AdamW, ModelSpec},
+        manifest::{AdamW, ModelSpec, RopeScaling},
     };
 
     let micro = std::env::args().any(|word| word == "micro");
@@ -27,6 +27,7 @@ fn main() {
         max_position_embeddings: context,
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,
+        rope_scaling: RopeScaling::Default,
         tie_word_embeddings: false,
     };
     let adamw = AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_clip: None };

@@ -204,7 +204,7 @@ impl Engine for GpuEngine {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use pollster::block_on;
-    use shoal_wire::manifest::AdamW;
+    use shoal_wire::manifest::{AdamW, RopeScaling};
 
     use super::*;
 
@@ -220,6 +220,7 @@ mod tests {
             max_position_embeddings: 4,
             rms_norm_eps: 1e-5,
             rope_theta: 10_000.0,
+            rope_scaling: RopeScaling::Default,
             tie_word_embeddings: false,
         };
         let mut engine = block_on(GpuEngine::new(&model, 1, 4))

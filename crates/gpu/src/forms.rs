@@ -128,7 +128,7 @@ impl Forms {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use shoal_wire::manifest::ModelSpec;
+    use shoal_wire::manifest::{ModelSpec, RopeScaling};
 
     use super::*;
 
@@ -143,6 +143,7 @@ mod tests {
             max_position_embeddings: 64,
             rms_norm_eps: 1e-5,
             rope_theta: 10_000.0,
+            rope_scaling: RopeScaling::Default,
             tie_word_embeddings: false,
         };
         Shape::of(&model, 2, context).unwrap()

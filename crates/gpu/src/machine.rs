@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use shoal_learn::{Batch, EngineError, Layout, Shard, StepSettings};
+use shoal_learn::{Batch, EngineError, Layout, Shard, StepSettings, rope};
 use shoal_wire::manifest::ModelSpec;
 
 use crate::{
@@ -144,7 +144,7 @@ impl Machine {
             };
             match attempt {
                 Ok((plan, memory)) => {
-                    let table = rope_table(wish.model, shape);
+                    let table = rope_table(wish.model, shape.context as usize);
                     gpu.queue.write_buffer(&memory.arena, plan.rope_table as u64 * 4, bytemuck::cast_slice(&table));
                     gpu.queue.write_buffer(&memory.arguments, 0, &argument_bytes(&plan));
                     let bind_group = |bank| {
@@ -436,15 +436,9 @@ fn argument_bytes(plan: &Plan) -> Vec<u8> {
     bytes
 }
 
-/// Cosines, then sines, each [context, half the head size]: angle = position · θ^(−2i / head size).
-fn rope_table(model: &ModelSpec, shape: Shape) -> Vec<f32> {
-    let half = shape.head / 2;
-    // Frequencies and angles are rounded to f32, as in the model's published implementations.
-    let frequency =
-        |index: u32| f64::from(model.rope_theta).powf(-2.0 * f64::from(index) / f64::from(shape.head)) as f32;
-    let angle = |position: u32, index: u32| f64::from(position as f32 * frequency(index));
-    let angles: Vec<f64> =
-        (0..shape.context).flat_map(|position| (0..half).map(move |index| angle(position, index))).collect();
-    let cosines = angles.iter().map(|angle| angle.cos() as f32);
-    cosines.chain(angles.iter().map(|angle| angle.sin() as f32)).collect()
+/// Cosines, then sines, each [context, half the head size].
+fn rope_table(model: &ModelSpec, context: usize) -> Vec<f32> {
+    let (mut table, sines) = rope::table(model, context);
+    table.extend(sines);
+    table
 }

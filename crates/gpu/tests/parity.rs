@@ -2,13 +2,16 @@
 #![cfg(not(target_arch = "wasm32"))]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "../../cpu/tests/golden/world.rs"]
+mod golden;
+
 use pollster::block_on;
 use shoal_cpu::CpuEngine;
 use shoal_gpu::{GpuEngine, Options};
-use shoal_learn::{Batch, Engine, EngineError, StepSettings};
+use shoal_learn::{Batch, Engine, EngineError, Layout, StepSettings};
 use shoal_wire::{
     Digest,
-    manifest::{AdamW, ModelSpec},
+    manifest::{AdamW, ModelSpec, RopeScaling},
 };
 
 fn model(hidden: u32, heads: u32, keys: u32, inner: u32, layers: u32, vocab: u32, tied: bool) -> ModelSpec {
@@ -22,6 +25,7 @@ fn model(hidden: u32, heads: u32, keys: u32, inner: u32, layers: u32, vocab: u32
         max_position_embeddings: 64,
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,
+        rope_scaling: RopeScaling::Default,
         tie_word_embeddings: tied,
     }
 }
@@ -84,6 +88,42 @@ fn train_with(mut gpu: GpuEngine, model: &ModelSpec, size: usize, context: usize
 #[test]
 fn fifty_steps_give_the_losses_of_the_cpu_engine() {
     train_both(&model(32, 2, 2, 88, 2, 256, false), 8, 64, 50);
+}
+
+/// The same numbers that the CPU engine is held to.
+fn agrees_with_pytorch(text: &str) {
+    let golden = golden::Golden::parse(text);
+    let model = golden.model();
+    let mut gpu = gpu(&model, golden.batch, golden.context);
+    gpu.load(&golden::weights(&Layout::of(&model).unwrap())).unwrap();
+    let prompt = golden.prompt();
+    assert_close("logit", &block_on(gpu.next_logits(&prompt)).unwrap(), &golden.logits_before, 1e-4);
+    for step in 0..golden.losses.len() {
+        let settings = StepSettings { optimizer: golden.optimizer, lr: golden.optimizer.lr(), step: step as u32 + 1 };
+        gpu.step(&golden.batch(step), &settings).unwrap();
+    }
+    assert_close("loss", &block_on(gpu.losses()).unwrap(), &golden.losses, 1e-4);
+    assert_close("logit", &block_on(gpu.next_logits(&prompt)).unwrap(), &golden.logits_after, 1e-4);
+}
+
+#[test]
+fn grouped_queries_and_an_untied_head_train_as_in_pytorch() {
+    agrees_with_pytorch(include_str!("../../cpu/tests/golden/grouped_untied.json"));
+}
+
+#[test]
+fn a_tied_head_trains_as_in_pytorch() {
+    agrees_with_pytorch(include_str!("../../cpu/tests/golden/tied.json"));
+}
+
+#[test]
+fn linearly_scaled_positions_train_as_in_pytorch() {
+    agrees_with_pytorch(include_str!("../../cpu/tests/golden/linear.json"));
+}
+
+#[test]
+fn positions_scaled_as_in_llama_3_train_as_in_pytorch() {
+    agrees_with_pytorch(include_str!("../../cpu/tests/golden/llama3.json"));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! Linear weights have shape [out, in]. Tensors are ordered by name (byte order), and the flat parameter
 //! vector is their concatenation: this order is part of the protocol.
 
-use shoal_wire::manifest::ModelSpec;
+use shoal_wire::manifest::{ModelSpec, RopeScaling};
 use thiserror::Error;
 
 use crate::shard::Shard;
@@ -59,6 +59,8 @@ pub enum LayoutError {
     HeadSize { hidden: u32, heads: u32 },
     #[error("{field} must be a finite number above 0, and is {value}")]
     NotPositive { field: &'static str, value: String },
+    #[error("{field} must be {rule}, and is {value}")]
+    Scaling { field: &'static str, rule: &'static str, value: String },
     #[error("the model has {parameters} parameters, and at most {PARAMETERS_MAX} are supported")]
     TooLarge { parameters: u64 },
     #[error("num_attention_heads {heads} must be a multiple of num_key_value_heads {groups}")]
@@ -161,9 +163,35 @@ fn check(model: &ModelSpec) -> Result<(), LayoutError> {
             return Err(LayoutError::NotPositive { field, value: value.to_string() });
         }
     }
+    check_scaling(model.rope_scaling)?;
     match parameters(model) {
         parameters if parameters > PARAMETERS_MAX => Err(LayoutError::TooLarge { parameters }),
         _ => Ok(()),
+    }
+}
+
+fn check_scaling(scaling: RopeScaling) -> Result<(), LayoutError> {
+    let refuse = |field, value: f32, rule| Err(LayoutError::Scaling { field, value: value.to_string(), rule });
+    match scaling {
+        RopeScaling::Linear { factor } | RopeScaling::Llama3 { factor, .. } if !(1.0..=1e6).contains(&factor) => {
+            refuse("rope_scaling.factor", factor, "between 1 and a million")
+        }
+        RopeScaling::Default | RopeScaling::Linear { .. } => Ok(()),
+        RopeScaling::Llama3 {
+            low_freq_factor: low, high_freq_factor: high, original_max_position_embeddings, ..
+        } => {
+            let (field, value, limit) =
+                ("rope_scaling.original_max_position_embeddings", original_max_position_embeddings, 1 << 20);
+            if value == 0 || value > limit {
+                Err(LayoutError::OutOfRange { field, value: value.into(), limit: limit.into() })
+            } else if !(low > 0.0 && low.is_finite()) {
+                refuse("rope_scaling.low_freq_factor", low, "above 0")
+            } else if !(high > low && high.is_finite()) {
+                refuse("rope_scaling.high_freq_factor", high, "above low_freq_factor")
+            } else {
+                Ok(())
+            }
+        }
     }
 }
 
@@ -229,5 +257,22 @@ mod tests {
         assert!(refused(|m| m.rms_norm_eps = f32::NAN).to_string().contains("NaN"));
         assert!(refused(|m| m.rope_theta = f32::INFINITY).to_string().contains("rope_theta"));
         assert!(refused(|m| m.rope_theta = -1.0).to_string().contains("-1"));
+        for (factor, low, high, trained, field) in [
+            (0.5, 1.0, 4.0, 64, "rope_scaling.factor"),
+            (f32::NAN, 1.0, 4.0, 64, "rope_scaling.factor"),
+            (8.0, 0.0, 4.0, 64, "rope_scaling.low_freq_factor"),
+            (8.0, 4.0, 4.0, 64, "rope_scaling.high_freq_factor"),
+            (8.0, 1.0, f32::INFINITY, 64, "rope_scaling.high_freq_factor"),
+            (8.0, 1.0, 4.0, 0, "rope_scaling.original_max_position_embeddings"),
+        ] {
+            let rope_scaling = RopeScaling::Llama3 {
+                factor,
+                low_freq_factor: low,
+                high_freq_factor: high,
+                original_max_position_embeddings: trained,
+            };
+            let error = Layout::of(&ModelSpec { rope_scaling, ..Preset::Base.model() }).unwrap_err();
+            assert!(error.to_string().starts_with(field), "{error}");
+        }
     }
 }

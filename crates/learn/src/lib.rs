@@ -14,6 +14,7 @@ pub mod nets;
 pub mod outer;
 pub mod presets;
 pub mod recipe;
+pub mod rope;
 pub mod sampling;
 pub mod schedule;
 pub mod shard;

@@ -3,7 +3,7 @@
 use core::fmt;
 use core::str::FromStr;
 
-use shoal_wire::manifest::{AdamW, Codec, ModelSpec, Outer, Recipe, Timing};
+use shoal_wire::manifest::{AdamW, Codec, ModelSpec, Outer, Recipe, RopeScaling, Timing};
 use thiserror::Error;
 
 use crate::{Layout, layout::LayoutError};
@@ -54,6 +54,7 @@ impl Preset {
             max_position_embeddings,
             rms_norm_eps: 1e-5,
             rope_theta: 10_000.0,
+            rope_scaling: RopeScaling::Default,
             tie_word_embeddings: false,
         }
     }

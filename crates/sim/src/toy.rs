@@ -4,7 +4,7 @@
 use shoal_swarm::{Bytes, Job, Outcome};
 use shoal_wire::{
     Digest, Manifest, PeerId,
-    manifest::{AdamW, Codec, DataSpec, ModelSpec, Outer, Privacy, Recipe, Timing, Tokenizer},
+    manifest::{AdamW, Codec, DataSpec, ModelSpec, Outer, Privacy, Recipe, RopeScaling, Timing, Tokenizer},
 };
 
 const VALUES: usize = 8;
@@ -30,6 +30,7 @@ pub fn toy_manifest(anchors: Vec<PeerId>) -> Manifest {
             max_position_embeddings: 8,
             rms_norm_eps: 1e-5,
             rope_theta: 10_000.0,
+            rope_scaling: RopeScaling::Default,
             tie_word_embeddings: true,
         },
         tokenizer: Tokenizer::Bytes,

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use shoal_ledger::Chain;
 use shoal_sim::{Network, World, toy_genesis, toy_manifest};
 use shoal_swarm::{Config, Input, Output, Record, Restored, Swarm};
 use shoal_wire::{
@@ -31,11 +32,26 @@ struct Alone {
 }
 
 impl Alone {
+    /// The first of these anchors.
     fn new(anchors: &[Identity]) -> Self {
+        Self::among(anchors, anchors[0].clone())
+    }
+
+    /// One of two anchors, and the other, who leads the first view: what the digests of the manifest make of it.
+    fn led_by_another() -> (Self, Identity) {
+        let anchors = [identity(1), identity(2)];
+        let manifest = toy_manifest(anchors.iter().map(Identity::peer).collect());
+        let leader = Chain::new(manifest).leaders()[0];
+        let [first, second] = anchors.clone();
+        let (us, other) = if first.peer() == leader { (second, first) } else { (first, second) };
+        (Self::among(&anchors, us), other)
+    }
+
+    fn among(anchors: &[Identity], us: Identity) -> Self {
         let manifest = toy_manifest(anchors.iter().map(Identity::peer).collect());
         let config = Config {
             manifest: manifest.clone(),
-            identity: anchors[0].clone(),
+            identity: us,
             join: Join { durable: true, trains: false },
             archive: true,
         };
@@ -165,8 +181,7 @@ fn hearsay_is_not_passed_on() {
 
 #[test]
 fn a_peer_that_votes_twice_in_one_view_is_dropped_and_its_first_vote_stays() {
-    let (us, twice) = (identity(1), identity(2));
-    let mut alone = Alone::new(&[us, twice.clone()]);
+    let (mut alone, twice) = Alone::led_by_another();
     let vote = |body: u8| {
         let vote = Vote {
             parent: alone.manifest.run().into(),
@@ -190,8 +205,7 @@ fn a_peer_that_votes_twice_in_one_view_is_dropped_and_its_first_vote_stays() {
 
 #[test]
 fn a_vote_after_another_body_is_ignored_and_not_held_against_its_author() {
-    let (us, other) = (identity(1), identity(2));
-    let mut alone = Alone::new(&[us, other.clone()]);
+    let (mut alone, other) = Alone::led_by_another();
     let run = alone.manifest.run();
     let vote = |parent: Digest, body: u8| {
         let vote = Vote { parent, view: 0, kind: VoteKind::Prevote, body: Some(Digest([body; 32])) };
@@ -207,8 +221,7 @@ fn a_vote_after_another_body_is_ignored_and_not_held_against_its_author() {
 
 #[test]
 fn a_forged_copy_does_not_keep_the_genuine_vote_out() {
-    let (us, other) = (identity(1), identity(2));
-    let mut alone = Alone::new(&[us, other.clone()]);
+    let (mut alone, other) = Alone::led_by_another();
     let vote = Vote { parent: alone.manifest.run().into(), view: 0, kind: VoteKind::Prevote, body: None };
     let genuine = Said { run: alone.manifest.run(), round: 1, message: Message::Vote(vote) }.seal(&other);
     let mut forged = genuine.clone();
@@ -321,8 +334,7 @@ fn votes_once_stored(alone: &mut Alone, mut outputs: Vec<Output>) -> Vec<Vote> {
 
 #[test]
 fn a_round_of_many_views_silences_neither_this_peer_nor_others() {
-    let (us, other) = (identity(1), identity(2));
-    let mut alone = Alone::new(&[us, other.clone()]);
+    let (mut alone, other) = Alone::led_by_another();
     let run = alone.manifest.run();
     for view in 0..400 {
         for kind in [VoteKind::Prevote, VoteKind::Precommit] {

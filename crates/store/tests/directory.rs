@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf};
 use shoal_store::{FileStore, StoreError};
 use shoal_wire::{
     Digest, Identity, Manifest, PeerId, RunId,
-    manifest::{AdamW, Codec, DataSpec, ModelSpec, Outer, Privacy, Recipe, Timing, Tokenizer},
+    manifest::{AdamW, Codec, DataSpec, ModelSpec, Outer, Privacy, Recipe, RopeScaling, Timing, Tokenizer},
     record::{Body, Certificate, Content},
     sign::{Domain, Signature},
 };
@@ -60,6 +60,7 @@ fn manifest() -> Manifest {
             max_position_embeddings: 16,
             rms_norm_eps: 1e-5,
             rope_theta: 1e4,
+            rope_scaling: RopeScaling::Default,
             tie_word_embeddings: true,
         },
         tokenizer: Tokenizer::Bytes,

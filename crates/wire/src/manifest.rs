@@ -40,7 +40,23 @@ pub struct ModelSpec {
     pub max_position_embeddings: u32,
     pub rms_norm_eps: f32,
     pub rope_theta: f32,
+    pub rope_scaling: RopeScaling,
     pub tie_word_embeddings: bool,
+}
+
+/// How rotary frequencies are stretched beyond the context that a model was first trained on, in the words of Hugging
+/// Face's `rope_parameters`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RopeScaling {
+    /// As they are.
+    #[default]
+    Default,
+    /// Every frequency divided by the factor (Chen et al. 2023, arXiv:2306.15595).
+    Linear { factor: f32 },
+    /// As Llama 3.1: waves longer than `original_max_position_embeddings / low_freq_factor` are divided by the factor,
+    /// those shorter than `original_max_position_embeddings / high_freq_factor` stay, and between them it is blended.
+    Llama3 { factor: f32, low_freq_factor: f32, high_freq_factor: f32, original_max_position_embeddings: u32 },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,7 +8,9 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use shoal_relay::{Config, Relay, RunningRelay};
 use shoal_wire::{
     Digest, Envelope, Identity, Manifest, RunId, codec,
-    manifest::{AdamW, Chunk, Codec, DataSource, DataSpec, ModelSpec, Outer, Privacy, Recipe, Timing, Tokenizer},
+    manifest::{
+        AdamW, Chunk, Codec, DataSource, DataSpec, ModelSpec, Outer, Privacy, Recipe, RopeScaling, Timing, Tokenizer,
+    },
     relay::{FromRelay, ToRelay},
     sign::Domain,
 };
@@ -114,6 +116,7 @@ pub fn tiny_run(name: &str) -> TinyRun {
         max_position_embeddings: 16,
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,
+        rope_scaling: RopeScaling::Default,
         tie_word_embeddings: true,
     };
     let parameters = shoal_learn::Layout::of(&model).unwrap().len();

@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used)]
-use shoal_wire::manifest::{AdamW, ModelSpec, Muon, MuonScale, Sgd};
+use shoal_wire::manifest::{AdamW, ModelSpec, Muon, MuonScale, RopeScaling, Sgd};
 
 use super::*;
 
@@ -16,6 +16,7 @@ fn layout() -> Layout {
         max_position_embeddings: 4,
         rms_norm_eps: 1e-5,
         rope_theta: 100.0,
+        rope_scaling: RopeScaling::Default,
         tie_word_embeddings: true,
     };
     Layout::of(&model).unwrap()

@@ -2,7 +2,7 @@
 
 use shoal_wire::{
     Digest,
-    manifest::{Codec, ModelSpec, Outer},
+    manifest::{Codec, ModelSpec, Outer, RopeScaling},
 };
 
 use super::{Residual, UpdateError, aggregate, params_to_bytes};
@@ -23,6 +23,7 @@ pub fn run() -> Result<Digest, UpdateError> {
         max_position_embeddings: 16,
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,
+        rope_scaling: RopeScaling::Default,
         tie_word_embeddings: false,
     };
     let layout = Layout::of(&model).map_err(|_| UpdateError::Header)?;
