@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use serde::Deserialize;
 use shoal_cpu::CpuEngine;
-use shoal_gpu::{GpuEngine, Options};
+use shoal_gpu::{Options, ResumingEngine};
 use shoal_learn::{Batch, Engine, EngineError, StepSettings};
 use shoal_store::Files;
 use shoal_wire::Manifest;
@@ -25,7 +25,7 @@ pub enum Choice {
 
 pub enum AnyEngine {
     Cpu(Box<CpuEngine>),
-    Gpu(Box<GpuEngine>),
+    Gpu(Box<ResumingEngine>),
 }
 
 impl AnyEngine {
@@ -65,7 +65,7 @@ impl AnyEngine {
         let memory = FormsMemory::open(manifest).await;
         let known = if remember { memory.read().await } else { None };
         let options = Options { remembered: known.as_deref(), ..Options::default() };
-        let engine = GpuEngine::with_options(&manifest.model, batch, context, options).await?;
+        let engine = ResumingEngine::open(&manifest.model, batch, context, options).await?;
         if known.is_none_or(|known| known != engine.forms()) {
             memory.write(&engine.forms()).await;
         }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use shoal_cpu::CpuEngine;
-use shoal_gpu::GpuEngine;
+use shoal_gpu::{Options, ResumingEngine};
 use shoal_learn::{Engine, recipe::SoloRecipe};
 
 use crate::files;
@@ -142,7 +142,7 @@ pub fn run(args: &Args) -> Result<()> {
                 train(args, engine, &model, &source, recipe).await
             }
             EngineKind::Gpu => {
-                let engine = GpuEngine::new(&model.spec, batch, context).await;
+                let engine = ResumingEngine::open(&model.spec, batch, context, Options::default()).await;
                 let engine = engine.context("the GPU engine did not start (`--engine cpu` needs no GPU)")?;
                 train(args, engine, &model, &source, recipe).await
             }

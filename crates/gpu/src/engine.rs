@@ -94,6 +94,15 @@ impl GpuEngine {
         }
     }
 
+    pub fn parameter_count(&self) -> usize {
+        self.machine.layout.len()
+    }
+
+    /// Gives the device up, as a driver that is reset does: from now on every call says that it is lost.
+    pub fn destroy_device(&self) {
+        self.machine.gpu.device.destroy();
+    }
+
     /// The gradient of the last step, before clipping, in layout order.
     pub async fn gradients(&mut self) -> Result<Vec<f32>, EngineError> {
         self.machine.gradients().await
@@ -229,7 +238,7 @@ mod tests {
         let settings = StepSettings { optimizer: adamw.into(), lr: 3e-3, step: 1 };
         let batch = Batch::from_rows(&[1, 2, 3, 4, 5], 1, 4).unwrap();
         engine.step(&batch, &settings).unwrap();
-        engine.machine.gpu.device.destroy();
+        engine.destroy_device();
         // The device may be known to be lost at once, or only when something is awaited.
         let first = engine.step(&batch, &settings);
         assert!(matches!(first, Ok(()) | Err(EngineError::DeviceLost(_))), "{first:?}");

@@ -17,6 +17,7 @@ mod pipelines;
 mod plan;
 mod profile;
 mod read;
+mod resume;
 mod shape;
 mod shard;
 mod signal;
@@ -27,4 +28,5 @@ mod twin;
 
 pub use engine::{Counters, GpuEngine, Options};
 pub use profile::KernelTime;
+pub use resume::ResumingEngine;
 pub use shard::{Boundary, GpuShard, Input, Loss};

@@ -1,7 +1,7 @@
 //! Which engine trains.
 
 use shoal_cpu::CpuEngine;
-use shoal_gpu::GpuEngine;
+use shoal_gpu::{Options, ResumingEngine};
 use shoal_learn::{Batch, Engine, EngineError, StepSettings};
 use shoal_wire::Manifest;
 
@@ -43,7 +43,7 @@ impl Engines for Devices {
 /// Either engine; lives in one thread.
 pub(crate) enum AnyEngine {
     Cpu(Box<CpuEngine>),
-    Gpu(Box<GpuEngine>),
+    Gpu(Box<ResumingEngine>),
 }
 
 /// Names of drivers that compute on the processor, slower than the CPU engine does.
@@ -76,7 +76,7 @@ impl AnyEngine {
 
     fn gpu(manifest: &Manifest) -> Result<Self, NodeError> {
         let (batch, context) = (manifest.recipe.batch as usize, manifest.recipe.context as usize);
-        let engine = pollster::block_on(GpuEngine::new(&manifest.model, batch, context));
+        let engine = pollster::block_on(ResumingEngine::open(&manifest.model, batch, context, Options::default()));
         engine.map(|engine| Self::Gpu(Box::new(engine))).map_err(|error| NodeError::Compute(error.to_string()))
     }
 }
