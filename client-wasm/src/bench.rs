@@ -1,8 +1,10 @@
 //! Training alone in this browser, to be timed: what `shoal train` is natively.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use shoal_cpu::CpuEngine;
-use shoal_gpu::GpuEngine;
+use shoal_gpu::{GemmBench, GpuEngine, KernelTime};
 use shoal_learn::{Batch, Engine, Layout, folder, recipe::SoloRecipe};
 use wasm_bindgen::{JsError, JsValue, prelude::wasm_bindgen};
 
@@ -29,6 +31,8 @@ struct Extra {
     buffer_bytes: u64,
     /// The kernels' forms that were measured to be the fastest.
     forms: String,
+    /// Milliseconds of one more step by class of kernel, when that was asked for and the device has timestamps.
+    classes: Option<BTreeMap<&'static str, f64>>,
 }
 
 struct Task {
@@ -52,6 +56,7 @@ pub async fn train_bench(
     warmup: u32,
     sync_every: u32,
     engine: &str,
+    profile: bool,
 ) -> Result<JsValue, JsError> {
     let spec = folder::parse_config(model)?;
     let layout = Layout::of(&spec)?;
@@ -66,24 +71,36 @@ pub async fn train_bench(
     let report = match engine {
         "gpu" => {
             let engine = GpuEngine::new(&spec, batch, context).await?;
+            let (mut engine, mut report) = train(engine, &parameters, &task, started).await?;
             let (counters, forms) = (engine.counters(), engine.forms());
-            let mut report = train(engine, &parameters, &task, started).await?;
+            let classes = if profile {
+                let settings = task.recipe.settings(task.warmup + task.steps + 1);
+                engine.profile(&task.batches[0], &settings).await?.map(|times| KernelTime::by_class(&times))
+            } else {
+                None
+            };
             report.extra = Extra {
                 dispatches: counters.dispatches,
                 submits: counters.submits,
                 buffer_bytes: counters.buffer_bytes,
                 forms,
+                classes,
                 ..report.extra
             };
             report
         }
-        "cpu" => train(CpuEngine::new(&spec, batch, context)?, &parameters, &task, started).await?,
+        "cpu" => train(CpuEngine::new(&spec, batch, context)?, &parameters, &task, started).await?.1,
         other => return Err(JsError::new(&format!("the engine {other:?} is neither `gpu` nor `cpu`"))),
     };
     Ok(scope::to_js(&report))
 }
 
-async fn train(mut engine: impl Engine, parameters: &[f32], task: &Task, started: f64) -> Result<Report, JsError> {
+async fn train<E: Engine>(
+    mut engine: E,
+    parameters: &[f32],
+    task: &Task,
+    started: f64,
+) -> Result<(E, Report), JsError> {
     engine.load(parameters)?;
     let mut extra = Extra { engine: engine.describe(), ..Extra::default() };
     for step in 1..=task.warmup {
@@ -101,7 +118,7 @@ async fn train(mut engine: impl Engine, parameters: &[f32], task: &Task, started
         losses.push(if read { engine.losses().await?.last().copied() } else { None });
     }
     let ms_per_step = (scope::precise_ms() - counted) / f64::from(task.steps.max(1));
-    Ok(Report { ms_per_step, losses, extra })
+    Ok((engine, Report { ms_per_step, losses, extra }))
 }
 
 impl Task {
@@ -110,4 +127,20 @@ impl Task {
         let batch = &self.batches[(step - 1) as usize % self.batches.len()];
         Ok(engine.step(batch, &self.recipe.settings(step))?)
     }
+}
+
+#[derive(Serialize)]
+struct GemmReport {
+    gflops: f64,
+    kernel: &'static str,
+}
+
+/// What WebGPU reaches in products of square matrices for about `ms` milliseconds: `form` is `nn`, `nt` or `tn`.
+#[wasm_bindgen(js_name = gemmBench)]
+pub async fn gemm_bench(engine: &str, form: &str, size: u32, ms: f64) -> Result<JsValue, JsError> {
+    if engine != "gpu" {
+        return Err(JsError::new(&format!("products are measured on the `gpu`, not on {engine:?}")));
+    }
+    let rate = GemmBench::open().await?.rate(form.parse()?, size, ms).await?;
+    Ok(scope::to_js(&GemmReport { gflops: rate.gflops, kernel: rate.kernel }))
 }

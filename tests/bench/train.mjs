@@ -1,67 +1,32 @@
 // Shoal's training step beside those of jax-js and TensorFlow.js: one browser, the same weights and batches, in turn.
 // `cargo xtask bench train` sets everything up and runs this.
-import { parseArgs } from 'node:util'
-
-import { call, launch, machine, offers } from './lib/browser.mjs'
-import { figures, losses, median, ratios, table } from './lib/report.mjs'
+import { call, launch, machine } from './lib/browser.mjs'
+import { found, gemmPeak, trainNatively, writeTask } from './lib/native.mjs'
+import { PEERS, options as asked } from './lib/options.mjs'
+import { classTable, figures, gemmRatios, gemmTable, losses, median, ratios, table } from './lib/report.mjs'
 import { root, serve } from './lib/site.mjs'
-import { MODELS, task } from './lib/task.mjs'
+import { LARGE, MODELS, flops, task } from './lib/task.mjs'
 
 /** Of the first losses, relative to the CPU engine's. */
 const PARITY = 1e-4
 /** A peer whose step takes longer is measured once. */
 const PATIENCE_MS = 40_000
-const REFERENCE = 'shoal-cpu'
+/** The first of these that takes part. */
+const REFERENCES = ['shoal-cpu', 'shoal-native-cpu']
 
-const PEERS = {
-  'shoal-webgpu': { page: '/bench.html', engine: 'gpu' },
-  'shoal-cpu': { page: '/bench.html', engine: 'cpu' },
-  'jaxjs-webgpu': { page: '/peers/pages/jax.html', engine: 'webgpu' },
-  'jaxjs-wasm': { page: '/peers/pages/jax.html', engine: 'wasm' },
-  'tfjs-webgpu': { page: '/peers/pages/tfjs.html', engine: 'webgpu' },
-}
-
-const { values: options } = parseArgs({
-  options: {
-    models: { type: 'string', default: MODELS.join(',') },
-    peers: { type: 'string', default: Object.keys(PEERS).join(',') },
-    rounds: { type: 'string', default: '3' },
-    seconds: { type: 'string', default: '6' },
-    dist: { type: 'string', default: `${root}/web/dist` },
-    gpu: { type: 'boolean', default: false },
-    gemm: { type: 'boolean', default: false },
-    json: { type: 'boolean', default: false },
-  },
-})
-
-const peers = names('peers', Object.keys(PEERS))
-const models = names('models', MODELS)
-const rounds = number('rounds')
-const seconds = number('seconds')
-
-function names(option, known) {
-  const chosen = options[option].split(',').filter(Boolean)
-  const strange = chosen.find((name) => !known.includes(name))
-  if (strange !== undefined) throw new Error(`--${option}: ${strange} is none of ${known.join(', ')}`)
-  return chosen
-}
-
-function number(option) {
-  const value = Number(options[option])
-  if (!(value > 0)) throw new Error(`--${option} must be a number above 0, and is ${options[option]}`)
-  return value
-}
+const options = asked(process.argv.slice(2))
+const { rounds, seconds } = options
 
 const say = (text) => process.stderr.write(`${text}\n`)
-const print = (text) => options.json || process.stdout.write(`${text}\n`)
+const print = (text) => options.json || text === '' || process.stdout.write(`${text}\n`)
 
 /** The first three losses of every peer, which tell whether it may be timed, and how long its steps are. */
-async function gate(measure) {
+async function gate(names, measure) {
   const passed = new Map()
   const failed = {}
   let wanted
   // Without Shoal's CPU engine, the first peer is what the others are compared with.
-  for (const peer of [REFERENCE, ...peers].filter((peer, i, all) => peers.includes(peer) && all.indexOf(peer) === i)) {
+  for (const peer of [...REFERENCES, ...names].filter((peer, i, all) => names.includes(peer) && all.indexOf(peer) === i)) {
     try {
       const answer = await measure(peer, { steps: 1, warmup: 2 })
       const got = losses(answer)
@@ -78,14 +43,25 @@ async function gate(measure) {
   return { passed, failed }
 }
 
-async function compare(browser, origin, { name, config }) {
-  say(`${name}: parity`)
-  const order = { config, weightsUrl: `/${name}/weights`, batchesUrl: `/${name}/batches` }
-  const measure = (peer, { steps, warmup }) => {
-    const { page, engine } = PEERS[peer]
-    return call(browser, origin + page, 'trainBench', { ...order, steps, warmup, syncEvery: steps, engine })
+/** Takes measurements of `task`, whatever a peer is. */
+function measurer(browser, origin, natives, { name, config, weights, batches }) {
+  const folder = Object.keys(natives).length > 0 ? writeTask({ name, config, weights, batches }) : undefined
+  const page = { config, weightsUrl: `/${name}/weights`, batchesUrl: `/${name}/batches` }
+  return (peer, order) => {
+    if (peer in natives) return trainNatively(natives[peer], { folder, ...order })
+    return call(browser, origin + PEERS[peer].page, 'trainBench', { ...page, ...order, engine: PEERS[peer].engine })
   }
-  const { passed, failed } = await gate(measure)
+}
+
+async function compare(browser, origin, natives, task) {
+  const { name, config } = task
+  say(`${name}: parity`)
+  const take = measurer(browser, origin, natives, task)
+  const measure = (peer, { steps, warmup, profile = false }) => take(peer, { steps, warmup, syncEvery: steps, profile })
+  // On software adapters and in pages without a card the large model takes minutes a step.
+  const suits = (peer) => options.models || name !== LARGE || (peer in natives ? isReal(natives[peer]) : options.gpu)
+  const names = [...pages, ...Object.keys(natives)].filter(suits)
+  const { passed, failed } = await gate(names, measure)
   const timed = new Map([...passed].map(([peer]) => [peer, []]))
   for (let round = 1; round <= rounds; round++) {
     // Forth and back, so that none is always the one after a hot neighbour.
@@ -105,17 +81,36 @@ async function compare(browser, origin, { name, config }) {
     }
   }
   const rows = Object.fromEntries([...passed].map(([peer, gate]) => [peer, figures(gate, timed.get(peer))]))
+  for (const [peer, row] of Object.entries(rows)) {
+    if (peer in natives) await share(natives[peer], natives, row, config)
+    const own = peer.startsWith('shoal-') && row.dispatches !== undefined
+    if (!own) continue
+    const { extra } = await measure(peer, { steps: 1, warmup: 2, profile: true })
+    // Where there are no timestamps nothing is known of single kernels.
+    if (extra.classes) row.classes = Object.fromEntries(Object.entries(extra.classes).map(([key, ms]) => [key, Number(ms.toFixed(2))]))
+  }
   print(table(name, rows))
+  print(classTable(name, rows))
   return { rows, failed }
 }
 
-/** What each page that offers it reaches in plain matrix products, in GFLOP/s. */
+const isReal = ({ software, engine }) => engine === 'cuda' || (engine === 'gpu' && !software)
+
+/** Adds how much of the device's fastest product a whole step reaches. */
+async function share(native, natives, row, config) {
+  if (native.engine === 'cpu' && !native.torch) return
+  // On a card the better one of ours and PyTorch's counts for both.
+  const alike = isReal(native) ? Object.values(natives).filter(isReal) : [native]
+  for (const one of alike) one.ownPeak ??= await gemmPeak(one)
+  native.peak = Math.max(...alike.map(({ ownPeak }) => ownPeak))
+  row.gemm_peak_gflops = Number(native.peak.toFixed(1))
+  row.gemm_peak_share = Number((flops(config) / 1e6 / row.ms / native.peak).toFixed(3))
+}
+
+/** What each of the two reaches in plain matrix products, in GFLOP/s, in turn. */
 async function gemm(browser, origin) {
-  const rows = {}
-  for (const peer of ['shoal-webgpu', 'jaxjs-webgpu']) {
-    if (await offers(browser, origin + PEERS[peer].page, 'gemmBench')) rows[peer] = {}
-  }
-  for (const form of ['NN', 'NT', 'TN']) {
+  const rows = Object.fromEntries(['shoal-webgpu', 'jaxjs-webgpu'].filter((peer) => pages.includes(peer)).map((peer) => [peer, {}]))
+  for (const form of ['nn', 'nt', 'tn']) {
     for (const size of [256, 512, 1024]) {
       const rates = Object.fromEntries(Object.keys(rows).map((peer) => [peer, []]))
       for (let round = 0; round < rounds; round++) {
@@ -125,32 +120,38 @@ async function gemm(browser, origin) {
           list.push((await call(browser, origin + page, 'gemmBench', order)).gflops)
         }
       }
-      for (const [peer, list] of Object.entries(rates)) {
-        rows[peer][`${form} ${size}`] = Number(median(list).toFixed(2))
-        print(`${peer} ${form} ${size}: ${rows[peer][`${form} ${size}`]} GFLOP/s`)
-      }
+      for (const [peer, list] of Object.entries(rates)) rows[peer][`${form} ${size}`] = Number(median(list).toFixed(2))
+      say(`gemm ${form} ${size}: ${Object.entries(rows).map(([peer, row]) => `${peer} ${row[`${form} ${size}`]} GFLOP/s`).join(', ')}`)
     }
   }
+  print(gemmTable(rows))
   return rows
 }
 
-const tasks = models.map(task)
+const pages = options.peers.filter((peer) => 'page' in PEERS[peer])
+const programs = options.peers.filter((peer) => !('page' in PEERS[peer]))
+const natives = await found(Object.fromEntries(programs.map((peer) => [peer, PEERS[peer]])), say)
+const real = options.gpu || Object.values(natives).some(isReal)
+const models = options.models ?? (real ? [...MODELS, LARGE] : MODELS)
+const tasks = options.gemm === 'only' ? [] : models.map(task)
 const made = new Map()
 for (const { name, weights, batches } of tasks) {
   made.set(`/${name}/weights`, weights)
   made.set(`/${name}/batches`, batches)
 }
-const site = await serve(options.dist, made)
-const browser = await launch(options.gpu)
-const report = {}
+const site = pages.length > 0 ? await serve(options.dist ?? `${root}/web/dist`, made) : undefined
+const browser = site && (await launch(options.gpu))
+const report = { machine: {} }
 let right = true
 try {
-  report.machine = await machine(browser, `${site.origin}/peers/pages/jax.html`)
-  say(Object.values(report.machine).join(', '))
-  if (options.gpu && /swiftshader|none/i.test(report.machine.adapter)) throw new Error('the browser found no GPU')
+  if (site) {
+    report.machine = await machine(browser, `${site.origin}/peers/pages/jax.html`)
+    say(Object.values(report.machine).join(', '))
+    if (options.gpu && /swiftshader|none/i.test(report.machine.adapter)) throw new Error('the browser found no GPU')
+  }
   report.ratios = {}
   for (const task of tasks) {
-    const { rows, failed } = await compare(browser, site.origin, task)
+    const { rows, failed } = await compare(browser, site?.origin, natives, task)
     report[task.name] = rows
     report.ratios[task.name] = ratios(rows)
     if (Object.keys(failed).length > 0) {
@@ -159,10 +160,13 @@ try {
     }
     for (const [pair, ratio] of Object.entries(report.ratios[task.name])) print(`  ${pair}: ${ratio}`)
   }
-  if (options.gemm) report.gemm = await gemm(browser, site.origin)
+  if (site && options.gemm !== 'no') {
+    report.gemm = await gemm(browser, site.origin)
+    report.ratios.gemm = gemmRatios(report.gemm)
+  }
 } finally {
-  await browser.close()
-  site.close()
+  await browser?.close()
+  site?.close()
 }
 process.stdout.write(`${JSON.stringify(report)}\n`)
 process.exitCode = right ? 0 : 1

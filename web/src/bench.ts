@@ -1,7 +1,7 @@
-/** Trains alone in this browser and measures it: `window.trainBench`. */
+/** Trains alone in this browser and measures it: `window.trainBench`; plain products: `window.gemmBench`. */
 
 import { askForSubgroups } from './client/subgroups';
-import init, { trainBench } from './wasm/shoal_client.js';
+import init, { gemmBench, trainBench } from './wasm/shoal_client.js';
 
 export interface BenchOrder {
   /** `model` as in a `config.json`, `optimizer` as in a recipe file. */
@@ -15,6 +15,8 @@ export interface BenchOrder {
   warmup: number;
   syncEvery: number;
   engine: 'gpu' | 'cpu';
+  /** Also time each kernel of one more step: `extra.classes`, where the device has timestamps. */
+  profile?: boolean;
 }
 
 export interface BenchReport {
@@ -23,8 +25,23 @@ export interface BenchReport {
   extra: Record<string, unknown>;
 }
 
+export interface GemmOrder {
+  engine: 'gpu';
+  /** `a·b`, `a·bᵀ` or `aᵀ·b`, of square matrices. */
+  form: 'nn' | 'nt' | 'tn';
+  size: number;
+  /** About how long to multiply. */
+  ms: number;
+}
+
+export interface GemmReport {
+  gflops: number;
+  kernel: string;
+}
+
 declare global {
   interface Window {
+    gemmBench: (order: GemmOrder) => Promise<GemmReport>;
     trainBench: (order: BenchOrder) => Promise<BenchReport>;
   }
 }
@@ -40,8 +57,13 @@ const json = (value: unknown) => new TextEncoder().encode(JSON.stringify(value))
 askForSubgroups();
 const ready = init();
 
-window.trainBench = async ({ config, weightsUrl, batchesUrl, steps, warmup, syncEvery, engine }) => {
+window.trainBench = async ({ config, weightsUrl, batchesUrl, steps, warmup, syncEvery, engine, profile }) => {
   const [weights, batches] = await Promise.all([fetchBytes(weightsUrl), fetchBytes(batchesUrl), ready]);
   const recipe = json({ optimizer: config.optimizer });
-  return trainBench(json(config.model), recipe, weights, batches, steps, warmup, syncEvery, engine);
+  return trainBench(json(config.model), recipe, weights, batches, steps, warmup, syncEvery, engine, profile ?? false);
+};
+
+window.gemmBench = async ({ engine, form, size, ms }) => {
+  await ready;
+  return gemmBench(engine, form, size, ms);
 };

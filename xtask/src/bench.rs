@@ -1,6 +1,7 @@
 //! Benchmarks: Shoal beside its peers, on this machine. Each prints one JSON object as its last line.
 
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
@@ -15,10 +16,11 @@ pub enum Bench {
 
 #[derive(Args)]
 pub struct Train {
-    /// Which models, of llama-nano and llama-micro
+    /// Which models, of llama-nano, llama-micro and gpt2-124m; the last only where there is a real GPU unless named
     #[arg(long, value_delimiter = ',')]
     models: Vec<String>,
-    /// Which peers, of shoal-webgpu, shoal-cpu, jaxjs-webgpu, jaxjs-wasm and tfjs-webgpu
+    /// Which peers, of shoal-webgpu, shoal-cpu, jaxjs-webgpu, jaxjs-wasm, tfjs-webgpu, shoal-native-gpu,
+    /// shoal-native-cpu, torch-cpu and torch-cuda
     #[arg(long, value_delimiter = ',')]
     peers: Vec<String>,
     /// How many times each peer takes its turn
@@ -27,12 +29,15 @@ pub struct Train {
     /// About how long a turn lasts
     #[arg(long)]
     seconds: Option<u32>,
-    /// Use a real GPU, through Vulkan, instead of SwiftShader
+    /// Plain matrix products too (yes), not (no), or nothing else (only)
+    #[arg(long)]
+    gemm: Option<String>,
+    /// Train so many steps, in turn with a fixed control, instead of comparing peers
+    #[arg(long)]
+    drift: Option<u32>,
+    /// Chromium uses a real GPU, through Vulkan, instead of SwiftShader
     #[arg(long)]
     gpu: bool,
-    /// Also measure plain matrix products
-    #[arg(long)]
-    gemm: bool,
     /// Print nothing but the JSON object
     #[arg(long)]
     json: bool,
@@ -45,11 +50,31 @@ pub fn bench(which: &Bench) -> Result<bool> {
 }
 
 fn train(arguments: &Train) -> Result<bool> {
-    let chromium = chromium()?;
-    build::pages()?;
-    tools::npm_packages("tests/bench")?;
-    let mut command = step::command("node");
-    command.arg("train.mjs").args(options(arguments)).current_dir(paths::at("tests/bench")).env("CHROMIUM", chromium);
+    tools::node()?;
+    let script = || {
+        let mut command = step::command("node");
+        command.arg("train.mjs").args(options(arguments)).current_dir(paths::at("tests/bench"));
+        command
+    };
+    // What is asked for is checked before anything is built.
+    let check = script().arg("--check").stderr(Stdio::inherit()).output().context("starting Node")?;
+    if !check.status.success() {
+        return Ok(false);
+    }
+    let needs = String::from_utf8_lossy(&check.stdout);
+    let needs = |what: &str| needs.split_whitespace().any(|word| word == what);
+    let mut command = script();
+    if needs("pages") {
+        command.env("CHROMIUM", chromium()?);
+        build::pages()?;
+        tools::npm_packages("tests/bench")?;
+    }
+    if needs("shoal") {
+        tools::vulkan()?;
+        let build = ["build", "--release", "--package", "shoal-gpu", "--example", "train_bench"];
+        step::shown("build the native bench", step::cargo().args(build))?;
+        command.env("TRAIN_BENCH", paths::target().join("release/examples/train_bench"));
+    }
     Ok(command.status().context("starting Node")?.success())
 }
 
@@ -62,15 +87,17 @@ fn chromium() -> Result<PathBuf> {
 
 /// As `train.mjs` reads them; what is not given has its default there.
 fn options(arguments: &Train) -> Vec<String> {
-    let Train { models, peers, rounds, seconds, gpu, gemm, json } = arguments;
+    let Train { models, peers, rounds, seconds, gemm, drift, gpu, json } = arguments;
     let list = |names: &[String]| (!names.is_empty()).then(|| names.join(","));
     let valued = [
         ("models", list(models)),
         ("peers", list(peers)),
         ("rounds", rounds.map(|rounds| rounds.to_string())),
         ("seconds", seconds.map(|seconds| seconds.to_string())),
+        ("gemm", gemm.clone()),
+        ("drift", drift.map(|steps| steps.to_string())),
     ];
-    let flags = [("gpu", *gpu), ("gemm", *gemm), ("json", *json)];
+    let flags = [("gpu", *gpu), ("json", *json)];
     let valued = valued.into_iter().filter_map(|(name, value)| Some(format!("--{name}={}", value?)));
     valued.chain(flags.into_iter().filter(|(_, set)| *set).map(|(name, _)| format!("--{name}"))).collect()
 }
@@ -81,11 +108,19 @@ mod tests {
 
     #[test]
     fn what_is_not_given_is_left_to_the_script() {
-        let nothing =
-            Train { models: vec![], peers: vec![], rounds: None, seconds: None, gpu: false, gemm: false, json: false };
+        let nothing = Train {
+            models: vec![],
+            peers: vec![],
+            rounds: None,
+            seconds: None,
+            gemm: None,
+            drift: None,
+            gpu: false,
+            json: false,
+        };
         assert!(options(&nothing).is_empty());
         let models = ["llama-nano", "llama-micro"].map(str::to_owned).to_vec();
-        let some = Train { models, rounds: Some(2), json: true, ..nothing };
-        assert_eq!(options(&some), ["--models=llama-nano,llama-micro", "--rounds=2", "--json"]);
+        let some = Train { models, rounds: Some(2), gemm: Some("no".to_owned()), json: true, ..nothing };
+        assert_eq!(options(&some), ["--models=llama-nano,llama-micro", "--rounds=2", "--gemm=no", "--json"]);
     }
 }

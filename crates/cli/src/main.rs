@@ -10,7 +10,6 @@ mod relay;
 mod run;
 mod source;
 mod train;
-mod train_net;
 mod verify;
 
 use std::process::ExitCode;

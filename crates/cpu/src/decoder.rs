@@ -2,12 +2,13 @@
 
 use shoal_learn::{EngineError, Layout};
 
-use crate::attention::{Attention, Rotation, Turn, merge_heads, split_heads};
+use crate::attention::{HeadGradients, Heads, Rotation, Turn, attend, attend_backward, merge_heads, split_heads};
 use crate::dims::Dims;
-use crate::matrix::{Matrix, Values, multiply};
+use crate::matrix::{Matrix, Put, Values, multiply, multiply_into};
 use crate::pointwise::{
-    add, cross_entropy, cross_entropy_backward, rms_norm, rms_norm_backward, swiglu, swiglu_backward,
+    add, cross_entropy, cross_entropy_gradient, rms_norm, rms_norm_backward, swiglu, swiglu_backward,
 };
+use crate::workspace::{Scratch, Tape, Workspace};
 
 /// Where a tensor lies in the flat vectors.
 #[derive(Clone, Copy)]
@@ -52,19 +53,6 @@ pub struct Decoder {
     head: Place,
 }
 
-/// What the backward pass of one layer needs.
-struct LayerTape {
-    input: Vec<f32>,
-    attention_input: Values,
-    attention: Attention,
-    mixed: Values,
-    middle: Vec<f32>,
-    mlp_input: Values,
-    gate: Values,
-    up: Values,
-    product: Values,
-}
-
 impl Decoder {
     pub fn new(layout: &Layout, layers: u32) -> Result<Self, EngineError> {
         let find = |name: &str| {
@@ -97,64 +85,81 @@ impl Decoder {
         })
     }
 
-    /// Mean cross-entropy; the gradient is added to `gradient`, which must be zeroed.
+    /// The sum of the rows' cross-entropies. Overwrites `gradient` with that of their mean over `of` rows, which are more
+    /// than the batch's own where others compute the rest.
     pub fn train(
         &self,
         pass: &Pass<'_>,
-        inputs: &[u32],
-        targets: &[u32],
+        (inputs, targets, of): (&[u32], &[u32], usize),
+        workspace: &mut Workspace,
         gradient: &mut [f32],
-    ) -> Result<f32, EngineError> {
-        let mut tapes = Vec::with_capacity(self.layers.len());
-        let mut x = self.embed(pass, inputs);
-        for layer in &self.layers {
-            let (next, tape) = layer.forward(pass, x)?;
-            tapes.push(tape);
-            x = next;
-        }
-        let normed = Values::from(rms_norm(&x, self.final_norm.of(pass.parameters.as_slice()), pass.dims.eps));
-        let mut logits = multiply(normed.matrix(pass.dims.hidden), self.head.matrix(pass.parameters).t())?;
-        let loss = cross_entropy_backward(logits.as_mut_slice(), targets, pass.dims.vocab);
-
-        let dnormed = pass.linear_backward(self.head, &normed, &logits, gradient)?;
-        drop(logits);
-        let mut dx = vec![0.0; x.len()];
-        pass.norm_backward(self.final_norm, &x, dnormed.as_slice(), &mut dx, gradient);
+    ) -> Result<f64, EngineError> {
+        self.forward(pass, inputs, workspace)?;
+        let Workspace { x, tapes, normed, logits, dx, scratch } = workspace;
+        let loss = cross_entropy_gradient(logits, targets, pass.dims.vocab, of);
+        pass.linear_backward(self.head, normed, logits, &mut scratch.hidden_a, Put::Over, gradient)?;
+        dx.fill(0.0);
+        pass.norm_backward(self.final_norm, x, (&scratch.hidden_a, dx), &mut scratch.partial, gradient);
         for (layer, tape) in self.layers.iter().zip(tapes).rev() {
-            dx = layer.backward(pass, tape, dx, gradient)?;
+            layer.backward(pass, tape, dx, scratch, gradient)?;
         }
         let width = pass.dims.hidden;
         let rows = self.embedding.of_mut(gradient);
+        // A tied embedding holds the head's gradient already.
+        if self.embedding.offset != self.head.offset {
+            rows.fill(0.0);
+        }
         for (token, dx) in inputs.iter().zip(dx.chunks_exact(width)) {
             add(&mut rows[*token as usize * width..][..width], dx);
         }
         Ok(loss)
     }
 
-    pub fn evaluate(&self, pass: &Pass<'_>, inputs: &[u32], targets: &[u32]) -> Result<f32, EngineError> {
-        let x = self.last_hidden(pass, inputs)?;
-        let logits = self.logits(pass, &x)?;
-        Ok(cross_entropy(logits.as_slice(), targets, pass.dims.vocab))
+    pub fn evaluate(
+        &self,
+        pass: &Pass<'_>,
+        inputs: &[u32],
+        targets: &[u32],
+        workspace: &mut Workspace,
+    ) -> Result<f32, EngineError> {
+        self.forward(pass, inputs, workspace)?;
+        Ok(cross_entropy(&workspace.logits, targets, pass.dims.vocab))
     }
 
     /// Logits after the last position.
-    pub fn next_logits(&self, pass: &Pass<'_>, inputs: &[u32]) -> Result<Values, EngineError> {
-        let x = self.last_hidden(pass, inputs)?;
-        self.logits(pass, &x[x.len() - pass.dims.hidden..])
+    pub fn next_logits(
+        &self,
+        pass: &Pass<'_>,
+        inputs: &[u32],
+        workspace: &mut Workspace,
+    ) -> Result<Values, EngineError> {
+        self.hidden(pass, inputs, workspace)?;
+        let (width, normed) = (pass.dims.hidden, &workspace.normed);
+        multiply(Matrix::of(&normed[normed.len() - width..], width), self.head.matrix(pass.parameters).t())
     }
 
-    fn embed(&self, pass: &Pass<'_>, inputs: &[u32]) -> Vec<f32> {
+    /// Leaves logits of all positions.
+    fn forward(&self, pass: &Pass<'_>, inputs: &[u32], workspace: &mut Workspace) -> Result<(), EngineError> {
+        self.hidden(pass, inputs, workspace)?;
+        pass.linear(self.head, &workspace.normed, &mut workspace.logits, Put::Over)
+    }
+
+    /// Leaves what comes before the head.
+    fn hidden(&self, pass: &Pass<'_>, inputs: &[u32], workspace: &mut Workspace) -> Result<(), EngineError> {
+        let Workspace { x, tapes, normed, scratch, .. } = workspace;
         let (table, width) = (self.embedding.of(pass.parameters.as_slice()), pass.dims.hidden);
-        inputs.iter().flat_map(|token| &table[*token as usize * width..][..width]).copied().collect()
-    }
-
-    fn last_hidden(&self, pass: &Pass<'_>, inputs: &[u32]) -> Result<Vec<f32>, EngineError> {
-        self.layers.iter().try_fold(self.embed(pass, inputs), |x, layer| Ok(layer.forward(pass, x)?.0))
-    }
-
-    fn logits(&self, pass: &Pass<'_>, x: &[f32]) -> Result<Values, EngineError> {
-        let normed = Values::from(rms_norm(x, self.final_norm.of(pass.parameters.as_slice()), pass.dims.eps));
-        multiply(normed.matrix(pass.dims.hidden), self.head.matrix(pass.parameters).t())
+        for (token, x) in inputs.iter().zip(x.chunks_exact_mut(width)) {
+            x.copy_from_slice(&table[*token as usize * width..][..width]);
+        }
+        let last = tapes.len().saturating_sub(1);
+        for (index, layer) in self.layers.iter().enumerate() {
+            // Where nobody goes back, all layers share one tape.
+            if let Some(tape) = tapes.get_mut(index.min(last)) {
+                layer.forward(pass, x, tape, scratch)?;
+            }
+        }
+        pass.norm(self.final_norm, x, normed);
+        Ok(())
     }
 }
 
@@ -166,87 +171,100 @@ pub struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    fn linear(&self, weight: Place, x: &Values) -> Result<Values, EngineError> {
-        multiply(x.matrix(weight.columns), weight.matrix(self.parameters).t())
+    /// `y = x·wᵀ`
+    fn linear(&self, weight: Place, x: &[f32], y: &mut [f32], put: Put) -> Result<(), EngineError> {
+        multiply_into(y, put, Matrix::of(x, weight.columns), weight.matrix(self.parameters).t())
     }
 
-    /// Adds the weight's gradient `dyᵀ·x` and returns the input's, `dy·w`.
+    /// Writes the weight's gradient `dyᵀ·x`, and puts the input's, `dy·w`, to `dx`.
     fn linear_backward(
         &self,
         weight: Place,
-        x: &Values,
-        dy: &Values,
+        x: &[f32],
+        dy: &[f32],
+        dx: &mut [f32],
+        put: Put,
         gradient: &mut [f32],
-    ) -> Result<Values, EngineError> {
-        let dy = dy.matrix(weight.rows);
-        add(weight.of_mut(gradient), multiply(dy.t(), x.matrix(weight.columns))?.as_slice());
-        multiply(dy, weight.matrix(self.parameters))
+    ) -> Result<(), EngineError> {
+        let dy = Matrix::of(dy, weight.rows);
+        multiply_into(weight.of_mut(gradient), Put::Over, dy.t(), Matrix::of(x, weight.columns))?;
+        multiply_into(dx, put, dy, weight.matrix(self.parameters))
     }
 
-    fn norm(&self, weight: Place, x: &[f32]) -> Values {
-        rms_norm(x, weight.of(self.parameters.as_slice()), self.dims.eps).into()
+    fn norm(&self, weight: Place, x: &[f32], y: &mut [f32]) {
+        rms_norm(x, weight.of(self.parameters.as_slice()), self.dims.eps, y);
     }
 
-    /// Adds the gradients of the input and of the weight.
-    fn norm_backward(&self, weight: Place, x: &[f32], dy: &[f32], dx: &mut [f32], gradient: &mut [f32]) {
+    /// Adds the gradient of the input to `dx` and writes that of the weight.
+    fn norm_backward(
+        &self,
+        weight: Place,
+        x: &[f32],
+        (dy, dx): (&[f32], &mut [f32]),
+        partial: &mut [f32],
+        gradient: &mut [f32],
+    ) {
         let values = weight.of(self.parameters.as_slice());
-        rms_norm_backward(x, values, self.dims.eps, dy, dx, weight.of_mut(gradient));
+        rms_norm_backward(x, values, self.dims.eps, dy, dx, weight.of_mut(gradient), partial);
     }
 }
 
 impl LayerPlaces {
-    fn forward(&self, pass: &Pass<'_>, input: Vec<f32>) -> Result<(Vec<f32>, LayerTape), EngineError> {
+    /// Turns the layer's input, in place, into its output.
+    fn forward(&self, pass: &Pass<'_>, x: &mut [f32], tape: &mut Tape, s: &mut Scratch) -> Result<(), EngineError> {
         let dims = pass.dims;
-        let attention_input = pass.norm(self.attention_norm, &input);
+        tape.input.copy_from_slice(x);
+        pass.norm(self.attention_norm, x, &mut tape.attention_input);
         let turn = Turn::Forward(pass.rotation);
-        let queries = split_heads(pass.linear(self.query, &attention_input)?.as_slice(), dims, dims.heads, turn);
-        let keys = split_heads(pass.linear(self.key, &attention_input)?.as_slice(), dims, dims.key_heads, turn);
-        let values =
-            split_heads(pass.linear(self.value, &attention_input)?.as_slice(), dims, dims.key_heads, Turn::None);
-        let (attention, mixed) = Attention::forward(dims, queries, keys, values)?;
-        let mixed = merge_heads(mixed.as_slice(), dims, dims.heads, Turn::None);
-        let mut middle = input.clone();
-        add(&mut middle, pass.linear(self.output, &mixed)?.as_slice());
+        pass.linear(self.query, &tape.attention_input, &mut s.hidden_a, Put::Over)?;
+        split_heads(&s.hidden_a, dims, dims.heads, turn, &mut tape.queries);
+        pass.linear(self.key, &tape.attention_input, &mut s.keys_a, Put::Over)?;
+        split_heads(&s.keys_a, dims, dims.key_heads, turn, &mut tape.keys);
+        pass.linear(self.value, &tape.attention_input, &mut s.keys_a, Put::Over)?;
+        split_heads(&s.keys_a, dims, dims.key_heads, Turn::None, &mut tape.values);
+        let heads = Heads { queries: &tape.queries, keys: &tape.keys, values: &tape.values };
+        attend(dims, heads, &mut s.hidden_a, &mut tape.log_sums)?;
+        merge_heads(&s.hidden_a, dims, dims.heads, Turn::None, &mut tape.mixed);
+        pass.linear(self.output, &tape.mixed, x, Put::Added)?;
 
-        let mlp_input = pass.norm(self.mlp_norm, &middle);
-        let gate = pass.linear(self.gate, &mlp_input)?;
-        let up = pass.linear(self.up, &mlp_input)?;
-        let product = Values::from(swiglu(gate.as_slice(), up.as_slice()));
-        let mut output = middle.clone();
-        add(&mut output, pass.linear(self.down, &product)?.as_slice());
-        let tape = LayerTape { input, attention_input, attention, mixed, middle, mlp_input, gate, up, product };
-        Ok((output, tape))
+        tape.middle.copy_from_slice(x);
+        pass.norm(self.mlp_norm, x, &mut tape.mlp_input);
+        pass.linear(self.gate, &tape.mlp_input, &mut tape.gate, Put::Over)?;
+        pass.linear(self.up, &tape.mlp_input, &mut tape.up, Put::Over)?;
+        swiglu(&tape.gate, &tape.up, &mut tape.product);
+        pass.linear(self.down, &tape.product, x, Put::Added)
     }
 
-    /// Takes the gradient of the layer's output, returns that of its input.
+    /// Turns the gradient of the layer's output, in place, into that of its input.
     fn backward(
         &self,
         pass: &Pass<'_>,
-        tape: LayerTape,
-        mut dx: Vec<f32>,
+        tape: &mut Tape,
+        dx: &mut [f32],
+        s: &mut Scratch,
         gradient: &mut [f32],
-    ) -> Result<Vec<f32>, EngineError> {
-        let LayerTape { input, attention_input, attention, mixed, middle, mlp_input, mut gate, mut up, product } = tape;
-        let mut residual = Values::from(dx);
-        let dproduct = pass.linear_backward(self.down, &product, &residual, gradient)?;
-        swiglu_backward(gate.as_mut_slice(), up.as_mut_slice(), dproduct.as_slice());
-        let mut dmlp = pass.linear_backward(self.gate, &mlp_input, &gate, gradient)?;
-        add(dmlp.as_mut_slice(), pass.linear_backward(self.up, &mlp_input, &up, gradient)?.as_slice());
-        pass.norm_backward(self.mlp_norm, &middle, dmlp.as_slice(), residual.as_mut_slice(), gradient);
+    ) -> Result<(), EngineError> {
+        pass.linear_backward(self.down, &tape.product, dx, &mut s.inner, Put::Over, gradient)?;
+        swiglu_backward(&mut tape.gate, &mut tape.up, &s.inner);
+        pass.linear_backward(self.gate, &tape.mlp_input, &tape.gate, &mut s.hidden_a, Put::Over, gradient)?;
+        pass.linear_backward(self.up, &tape.mlp_input, &tape.up, &mut s.hidden_a, Put::Added, gradient)?;
+        pass.norm_backward(self.mlp_norm, &tape.middle, (&s.hidden_a, dx), &mut s.partial, gradient);
 
         let dims = pass.dims;
-        let dmixed = pass.linear_backward(self.output, &mixed, &residual, gradient)?;
-        let dmixed = split_heads(dmixed.as_slice(), dims, dims.heads, Turn::None);
-        let heads = attention.backward(dims, &dmixed)?;
+        pass.linear_backward(self.output, &tape.mixed, dx, &mut s.hidden_a, Put::Over, gradient)?;
+        split_heads(&s.hidden_a, dims, dims.heads, Turn::None, &mut s.hidden_b);
+        let heads = Heads { queries: &tape.queries, keys: &tape.keys, values: &tape.values };
+        let gradients = HeadGradients { queries: &mut s.hidden_a, keys: &mut s.keys_a, values: &mut s.keys_b };
+        attend_backward(dims, heads, &tape.log_sums, &s.hidden_b, gradients)?;
         let back = Turn::Back(pass.rotation);
-        let queries = merge_heads(heads.queries.as_slice(), dims, dims.heads, back);
-        let keys = merge_heads(heads.keys.as_slice(), dims, dims.key_heads, back);
-        let values = merge_heads(heads.values.as_slice(), dims, dims.key_heads, Turn::None);
-        let mut dinput = pass.linear_backward(self.query, &attention_input, &queries, gradient)?;
-        add(dinput.as_mut_slice(), pass.linear_backward(self.key, &attention_input, &keys, gradient)?.as_slice());
-        add(dinput.as_mut_slice(), pass.linear_backward(self.value, &attention_input, &values, gradient)?.as_slice());
-        dx = residual.into_vec();
-        pass.norm_backward(self.attention_norm, &input, dinput.as_slice(), &mut dx, gradient);
-        Ok(dx)
+        merge_heads(&s.hidden_a, dims, dims.heads, back, &mut s.hidden_b);
+        // Keys and values are not needed any more.
+        merge_heads(&s.keys_a, dims, dims.key_heads, back, &mut tape.keys);
+        merge_heads(&s.keys_b, dims, dims.key_heads, Turn::None, &mut tape.values);
+        pass.linear_backward(self.query, &tape.attention_input, &s.hidden_b, &mut s.hidden_a, Put::Over, gradient)?;
+        pass.linear_backward(self.key, &tape.attention_input, &tape.keys, &mut s.hidden_a, Put::Added, gradient)?;
+        pass.linear_backward(self.value, &tape.attention_input, &tape.values, &mut s.hidden_a, Put::Added, gradient)?;
+        pass.norm_backward(self.attention_norm, &tape.input, (&s.hidden_a, dx), &mut s.partial, gradient);
+        Ok(())
     }
 }

@@ -52,14 +52,10 @@ impl Dims {
 
     fn activation_bytes(&self, layers: u32) -> u128 {
         let wide = |x: usize| x as u128;
-        let scores = wide(self.heads) * wide(self.context);
-        let per_token_layer = 8 * wide(self.hidden) + 3 * wide(self.inner) + scores;
-        4 * wide(self.batch) * wide(self.context) * (per_token_layer * u128::from(layers) + wide(self.vocab))
-    }
-
-    /// Key heads of the whole batch: as many attention products.
-    pub fn key_stacks(&self) -> usize {
-        self.batch * self.key_heads
+        // Beside each layer's own there are places for gradients and for what nobody needs later.
+        let per_token_layer = 8 * wide(self.hidden) + 3 * wide(self.inner) + wide(self.heads);
+        let per_token = 6 * wide(self.hidden) + wide(self.inner) + wide(self.vocab);
+        4 * wide(self.batch) * wide(self.context) * (per_token_layer * u128::from(layers) + per_token)
     }
 
     /// Rows of queries that share one key head.

@@ -8,8 +8,9 @@ use crate::decoder::{Decoder, Pass};
 use crate::dims::Dims;
 use crate::matrix::Values;
 use crate::optimizer::{self, Moments};
+use crate::workspace::Workspace;
 
-/// Trains the decoder on the CPU, in the calling thread (candle's products use more where there are more).
+/// Trains the decoder on the CPU: natively on all cores of rayon's current pool, in a browser on the calling thread.
 pub struct CpuEngine {
     model: ModelSpec,
     layout: Layout,
@@ -19,6 +20,7 @@ pub struct CpuEngine {
     parameters: Values,
     gradient: Vec<f32>,
     moments: Moments,
+    workspace: Workspace,
     losses: Vec<f32>,
 }
 
@@ -30,6 +32,7 @@ impl CpuEngine {
         let decoder = Decoder::new(&layout, model.num_hidden_layers)?;
         let rotation = Rotation::new(model, context);
         let values = layout.len();
+        let workspace = Workspace::new(&dims, model.num_hidden_layers as usize)?;
         Ok(Self {
             model: model.clone(),
             layout,
@@ -39,6 +42,7 @@ impl CpuEngine {
             parameters: zeros(values)?.into(),
             gradient: zeros(values)?,
             moments: Moments { mean: zeros(values)?, square: zeros(values)? },
+            workspace,
             losses: Vec::new(),
         })
     }
@@ -46,10 +50,11 @@ impl CpuEngine {
     /// The loss of a batch and its gradient, before clipping, in layout order.
     pub fn loss_and_gradient(&mut self, batch: &Batch) -> Result<(f32, &[f32]), EngineError> {
         self.check(batch)?;
-        self.gradient.fill(0.0);
         let pass = Pass { dims: &self.dims, rotation: &self.rotation, parameters: &self.parameters };
-        let loss = self.decoder.train(&pass, &batch.inputs, &batch.targets, &mut self.gradient)?;
-        Ok((loss, &self.gradient))
+        let (rows, workspace) = (batch.targets.len(), &mut self.workspace);
+        let data = (&batch.inputs[..], &batch.targets[..], rows);
+        let total = self.decoder.train(&pass, data, workspace, &mut self.gradient)?;
+        Ok(((total / rows as f64) as f32, &self.gradient))
     }
 
     fn check(&self, batch: &Batch) -> Result<(), EngineError> {
@@ -122,7 +127,7 @@ impl Engine for CpuEngine {
     async fn evaluate(&mut self, batch: &Batch) -> Result<f32, EngineError> {
         self.check(batch)?;
         let pass = Pass { dims: &self.dims, rotation: &self.rotation, parameters: &self.parameters };
-        self.decoder.evaluate(&pass, &batch.inputs, &batch.targets)
+        self.decoder.evaluate(&pass, &batch.inputs, &batch.targets, &mut self.workspace)
     }
 
     async fn next_logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
@@ -130,14 +135,15 @@ impl Engine for CpuEngine {
         let dims = Dims::new(&self.model, 1, tokens.len())?;
         let rotation = Rotation::new(&self.model, tokens.len());
         let pass = Pass { dims: &dims, rotation: &rotation, parameters: &self.parameters };
-        Ok(self.decoder.next_logits(&pass, tokens)?.into_vec())
+        let mut workspace = Workspace::for_inference(&dims)?;
+        Ok(self.decoder.next_logits(&pass, tokens, &mut workspace)?.into_vec())
     }
 }
 
 /// A manifest may name a model far larger than the machine: that is an error, not an abort.
 pub fn zeros(length: usize) -> Result<Vec<f32>, EngineError> {
     let mut values = Vec::new();
-    let refused = |_| EngineError::OutOfMemory(format!("{length} parameters do not fit into memory"));
+    let refused = |_| EngineError::OutOfMemory(format!("{length} values do not fit into memory"));
     values.try_reserve_exact(length).map_err(refused)?;
     values.resize(length, 0.0);
     Ok(values)

@@ -1,8 +1,8 @@
 //! The CPU engine: the decoder of [`shoal_learn::Engine`] for machines without WebGPU, natively and in Wasm.
 //!
-//! Matrix products are candle's (`gemm` with SIMD); everything between them is written here with its
+//! Matrix products are those of the `gemm` crate, candle's own; everything between them is written here with its
 //! gradient, because candle's fused norms and softmax have no backward pass and its unfused ones cost
-//! several passes over memory each. Formulas: Touvron et al. 2023 (LLaMA), Zhang and Sennrich 2019
+//! several passes over memory each. Results do not depend on the number of cores. Formulas: Touvron et al. 2023 (LLaMA), Zhang and Sennrich 2019
 //! (RMSNorm), Su et al. 2021 (RoPE), Shazeer 2020 (SwiGLU), Ainslie et al. 2023 (grouped queries),
 //! Loshchilov and Hutter 2019 (AdamW).
 
@@ -10,10 +10,13 @@ mod attention;
 mod decoder;
 mod dims;
 mod engine;
+mod math;
 mod matrix;
 mod nets;
 mod optimizer;
+mod parallel;
 mod pointwise;
+mod workspace;
 
 pub use engine::CpuEngine;
 pub use nets::CpuNetEngine;

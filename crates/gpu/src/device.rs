@@ -49,18 +49,9 @@ pub(crate) struct Gpu {
 }
 
 impl Gpu {
-    /// Takes the fastest adapter there is, with all its limits.
+    /// Takes the fastest adapter there is, with all its limits; natively the one that [`ADAPTER_NAME`] asks for.
     pub async fn open() -> Result<Self, EngineError> {
-        let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
-        descriptor.backends =
-            if cfg!(target_arch = "wasm32") { wgpu::Backends::BROWSER_WEBGPU } else { wgpu::Backends::PRIMARY };
-        let instance = wgpu::Instance::new(descriptor);
-        let options = wgpu::RequestAdapterOptions {
-            power_preference: wgpu::PowerPreference::HighPerformance,
-            ..Default::default()
-        };
-        let adapter =
-            instance.request_adapter(&options).await.map_err(|error| EngineError::NoDevice(error.to_string()))?;
+        let adapter = adapter().await?;
         let wanted = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
@@ -126,6 +117,45 @@ pub(crate) fn pump(device: &wgpu::Device, faults: &FaultLog) -> Result<(), Engin
         return Err(EngineError::Failed(error.to_string()));
     }
     Ok(())
+}
+
+fn instance() -> wgpu::Instance {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends =
+        if cfg!(target_arch = "wasm32") { wgpu::Backends::BROWSER_WEBGPU } else { wgpu::Backends::PRIMARY };
+    wgpu::Instance::new(descriptor)
+}
+
+async fn adapter() -> Result<wgpu::Adapter, EngineError> {
+    let instance = instance();
+    #[cfg(not(target_arch = "wasm32"))]
+    if let Ok(name) = std::env::var(ADAPTER_NAME) {
+        let wanted = name.to_lowercase();
+        let all = instance.enumerate_adapters(wgpu::Backends::PRIMARY).await;
+        let found = all.into_iter().find(|adapter| adapter.get_info().name.to_lowercase().contains(&wanted));
+        return found.ok_or_else(|| EngineError::NoDevice(format!("no adapter is called {name:?} ({ADAPTER_NAME})")));
+    }
+    let options =
+        wgpu::RequestAdapterOptions { power_preference: wgpu::PowerPreference::HighPerformance, ..Default::default() };
+    instance.request_adapter(&options).await.map_err(|error| EngineError::NoDevice(error.to_string()))
+}
+
+/// The environment variable whose value, or a part of it, is the wanted adapter's name: wgpu's own convention.
+#[cfg(not(target_arch = "wasm32"))]
+const ADAPTER_NAME: &str = "WGPU_ADAPTER_NAME";
+
+/// The names of all adapters of this machine, and whether each is a processor that plays a graphics card.
+#[cfg(not(target_arch = "wasm32"))]
+pub async fn adapters() -> Vec<(String, bool)> {
+    let all = instance().enumerate_adapters(wgpu::Backends::PRIMARY).await;
+    let mut names: Vec<(String, bool)> = Vec::new();
+    for info in all.iter().map(wgpu::Adapter::get_info) {
+        // One card may be reached through several drivers; the first is the one that `open` would take.
+        if names.iter().all(|(name, _)| *name != info.name) {
+            names.push((info.name, info.device_type == wgpu::DeviceType::Cpu));
+        }
+    }
+    names
 }
 
 /// Names of adapters that compute on the processor, where a page is not told their kind.

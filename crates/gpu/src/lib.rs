@@ -8,6 +8,7 @@ mod banks;
 mod device;
 mod engine;
 mod forms;
+mod gemm;
 #[cfg(all(test, not(target_arch = "wasm32")))]
 mod kernel_tests;
 mod kernels;
@@ -26,7 +27,10 @@ mod tune;
 #[cfg(all(test, not(target_arch = "wasm32")))]
 mod twin;
 
+#[cfg(not(target_arch = "wasm32"))]
+pub use device::adapters;
 pub use engine::{Counters, GpuEngine, Options};
+pub use gemm::{GemmBench, GemmForm, GemmRate};
 pub use profile::KernelTime;
 pub use resume::ResumingEngine;
 pub use shard::{Boundary, GpuShard, Input, Loss};

@@ -14,6 +14,34 @@ pub struct KernelTime {
     pub ms: f64,
 }
 
+impl KernelTime {
+    /// What kind of work the kernel does: `gemm`, `attention`, `loss`, `optimiser`, or `elementwise` for norms,
+    /// rotations, activations and embeddings.
+    pub fn class(&self) -> &'static str {
+        let starts = |heads: &[&str]| heads.iter().any(|head| self.kernel.starts_with(head));
+        if starts(&["Gemm"]) {
+            "gemm"
+        } else if starts(&["Attention"]) {
+            "attention"
+        } else if starts(&["CrossEntropy"]) {
+            "loss"
+        } else if starts(&["AdamW", "NormPartial", "Finish"]) {
+            "optimiser"
+        } else {
+            "elementwise"
+        }
+    }
+
+    /// Milliseconds by class.
+    pub fn by_class(times: &[Self]) -> BTreeMap<&'static str, f64> {
+        let mut sums = BTreeMap::new();
+        for time in times {
+            *sums.entry(time.class()).or_insert(0.0) += time.ms;
+        }
+        sums
+    }
+}
+
 impl GpuEngine {
     /// Trains one step with each dispatch timed on its own, and sums by kernel, the costliest first. `None` where the
     /// device has no timestamps.
@@ -72,3 +100,18 @@ impl GpuEngine {
 
 /// Timestamps in one query set.
 const STAMPS: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_are_summed_by_what_they_do() {
+        let time = |kernel, ms| KernelTime { kernel, dispatches: 1, ms };
+        let names = ["GemmNtQuad", "GemmTn", "AttentionDkvVec4", "CrossEntropyRow", "AdamWVec4", "RmsNormDw", "Rope"];
+        let times: Vec<KernelTime> = names.into_iter().map(|name| time(name, 1.0)).collect();
+        let sums: Vec<(&str, f64)> = KernelTime::by_class(&times).into_iter().collect();
+        let expected = [("attention", 1.0), ("elementwise", 2.0), ("gemm", 2.0), ("loss", 1.0), ("optimiser", 1.0)];
+        assert_eq!(sums, expected);
+    }
+}

@@ -24,7 +24,7 @@ const TOLERANCE: f32 = 1e-3;
 
 /// One dispatch on noise.
 #[derive(Default)]
-struct Trial {
+pub(crate) struct Trial {
     arguments: [u32; ARGUMENTS],
     /// Values across and down, and parts; or rows; or threads.
     extent: [u32; 3],
@@ -56,7 +56,7 @@ pub(crate) async fn fastest(gpu: &Gpu, shape: Shape, pipelines: &mut Pipelines) 
 }
 
 /// The fastest of these forms that compile and give what the plain form gives.
-async fn fastest_of(
+pub(crate) async fn fastest_of(
     gpu: &Gpu,
     op: Op,
     candidates: &[Kernel],
@@ -99,23 +99,12 @@ fn same(got: &[Vec<f32>], expected: &[Vec<f32>], noise: &[f32]) -> bool {
 }
 
 /// A smaller problem of the model's kind, so that a slow device is not held up.
-fn trial(op: Op, shape: Shape) -> Trial {
+pub(crate) fn trial(op: Op, shape: Shape) -> Trial {
     let m = shape.rows.min(TRIAL_ROWS);
     let (k, n) = (shape.hidden.min(1024), shape.inner.min(1024));
     let mut trial = Trial { extent: [m, 1, 1], ..Trial::default() };
     match op {
-        Op::Nt => {
-            trial.set(&[m, k, 0, NONE, n, 0, m * k]);
-            Trial { extent: [n, m, 1], arena: m * (k + n), params: n * k, ..trial }
-        }
-        Op::Nn => {
-            trial.set(&[m, k, m * n, 1, n, 0, 0]);
-            Trial { extent: [k, m, 1], arena: m * (k + n), params: n * k, ..trial }
-        }
-        Op::Tn => {
-            trial.set(&[m, k, 0, 0, n, 0, m * k]);
-            Trial { extent: [k, n, 1], arena: m * (k + n), grads: n * k, ..trial }
-        }
+        Op::Nt | Op::Nn | Op::Tn => product(op, [m, k, n]),
         Op::Norm => {
             let size = (m * k).next_multiple_of(4);
             trial.set(&[m, k, 0, 0, size, 0, 1e-5_f32.to_bits()]);
@@ -132,6 +121,25 @@ fn trial(op: Op, shape: Shape) -> Trial {
             Trial { arena: m * cols, stats: m, ..trial }
         }
         Op::Attention | Op::AttentionDq | Op::AttentionDkv => attention(op, shape),
+    }
+}
+
+/// A product between X [m, k] at the arena's start (NN: behind dY), dY or Y [m, n] and W [n, k], as a plan lays them out.
+pub(crate) fn product(op: Op, [m, k, n]: [u32; 3]) -> Trial {
+    let mut trial = Trial { arena: m * (k + n), params: n * k, ..Trial::default() };
+    match op {
+        Op::Nn => {
+            trial.set(&[m, k, m * n, 1, n, 0, 0]);
+            Trial { extent: [k, m, 1], ..trial }
+        }
+        Op::Tn => {
+            trial.set(&[m, k, 0, 0, n, 0, m * k]);
+            Trial { extent: [k, n, 1], params: 0, grads: n * k, ..trial }
+        }
+        _ => {
+            trial.set(&[m, k, 0, NONE, n, 0, m * k]);
+            Trial { extent: [n, m, 1], ..trial }
+        }
     }
 }
 
@@ -162,22 +170,26 @@ impl Trial {
 }
 
 /// Buffers of noise for a trial.
-struct Bench<'a> {
+pub(crate) struct Bench<'a> {
     gpu: &'a Gpu,
-    trial: Trial,
+    pub trial: Trial,
     group: wgpu::BindGroup,
     /// All that a kernel may write, and how many values of it count.
     written: [(wgpu::Buffer, usize); 3],
-    noise: Vec<f32>,
+    /// What every buffer that may be written holds before.
+    pub noise: Vec<f32>,
+    /// What the parameters hold.
+    pub params: Vec<f32>,
 }
 
 impl<'a> Bench<'a> {
-    fn new(gpu: &'a Gpu, trial: Trial, layout: &wgpu::BindGroupLayout) -> Self {
+    pub fn new(gpu: &'a Gpu, trial: Trial, layout: &wgpu::BindGroupLayout) -> Self {
         let counts = [trial.params, trial.grads, 0, 0, trial.arena, 2 * TRIAL_ROWS, 0, trial.stats];
-        let noise = noise(counts.into_iter().max().unwrap_or(0) as usize);
+        let noise = noise(1, counts.into_iter().max().unwrap_or(0) as usize);
+        let params = self::noise(2, trial.params as usize);
         // The token buffer holds zeros: every target is the first of the vocabulary.
         let storage = counts.map(|values| gpu.storage("trial", values as usize));
-        gpu.queue.write_buffer(&storage[0], 0, bytemuck::cast_slice(&noise[..trial.params as usize]));
+        gpu.queue.write_buffer(&storage[0], 0, bytemuck::cast_slice(&params));
         let uniform = wgpu::BufferUsages::UNIFORM;
         let arguments = gpu.buffer("trial", ARGUMENTS as u64 * 4, uniform);
         gpu.queue.write_buffer(&arguments, 0, bytemuck::cast_slice(&trial.arguments));
@@ -185,11 +197,11 @@ impl<'a> Bench<'a> {
         let group = bind(&gpu.device, layout, &arguments, &step, storage.each_ref());
         let [_, grads, _, _, arena, _, _, stats] = storage;
         let written = [(grads, trial.grads), (arena, trial.arena), (stats, trial.stats)];
-        Self { gpu, trial, group, written: written.map(|(buffer, count)| (buffer, count as usize)), noise }
+        Self { gpu, trial, group, written: written.map(|(buffer, count)| (buffer, count as usize)), noise, params }
     }
 
     /// All that may be written, after the kernel ran on the noise.
-    async fn result(&self, pipeline: &wgpu::ComputePipeline, grid: [u32; 3]) -> Result<Vec<Vec<f32>>, EngineError> {
+    pub async fn result(&self, pipeline: &wgpu::ComputePipeline, grid: [u32; 3]) -> Result<Vec<Vec<f32>>, EngineError> {
         for (buffer, count) in &self.written {
             self.gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(&self.noise[..*count]));
         }
@@ -217,7 +229,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn run(&self, pipeline: &wgpu::ComputePipeline, grid: [u32; 3], repeats: u32) {
+    pub fn run(&self, pipeline: &wgpu::ComputePipeline, grid: [u32; 3], repeats: u32) {
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
@@ -231,7 +243,7 @@ impl<'a> Bench<'a> {
     }
 }
 
-fn grid(kernel: Kernel, trial: &Trial, op: Op) -> [u32; 3] {
+pub(crate) fn grid(kernel: Kernel, trial: &Trial, op: Op) -> [u32; 3] {
     let [wide, high, parts] = trial.extent;
     match op {
         Op::Nt | Op::Nn | Op::Tn => {
@@ -244,8 +256,8 @@ fn grid(kernel: Kernel, trial: &Trial, op: Op) -> [u32; 3] {
 }
 
 /// Values in [-0.5, 0.5): what they are does not matter, only that they are not all alike.
-fn noise(count: usize) -> Vec<f32> {
-    let mut state = 1_u32;
+fn noise(seed: u32, count: usize) -> Vec<f32> {
+    let mut state = seed;
     let mut next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 8) as f32 / (1 << 24) as f32 - 0.5

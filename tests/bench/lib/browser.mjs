@@ -3,8 +3,6 @@ import { readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
-import { chromium } from 'playwright-core'
-
 const counters = readFileSync(join(dirname(fileURLToPath(import.meta.url)), 'counters.js'), 'utf8')
 
 const FLAGS = [
@@ -23,7 +21,9 @@ const SOFTWARE = ['--use-webgpu-adapter=swiftshader', '--enable-unsafe-swiftshad
 const HARDWARE = ['--enable-features=Vulkan,VulkanFromANGLE,DefaultANGLEVulkan', '--use-angle=vulkan', '--disable-vulkan-surface']
 
 /** @param {boolean} gpu a real one, through Vulkan; else SwiftShader */
-export function launch(gpu) {
+export async function launch(gpu) {
+  // Only here: options can be checked before any package is installed.
+  const { chromium } = await import('playwright-core')
   return chromium.launch({
     executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
     headless: true,
@@ -67,21 +67,6 @@ export async function call(browser, url, name, order) {
   } finally {
     await context.close()
   }
-}
-
-/**
- * Whether a page that has loaded offers `window[name]`.
- * @param {import('playwright-core').Browser} browser
- * @param {string} url
- * @param {string} name
- */
-export async function offers(browser, url, name) {
-  const page = await browser.newPage()
-  await page.goto(url)
-  await page.waitForFunction(() => 'trainBench' in window)
-  const there = await page.evaluate((name) => name in window, name)
-  await page.close()
-  return there
 }
 
 /**

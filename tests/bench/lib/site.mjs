@@ -26,13 +26,13 @@ const HEADERS = {
 
 /**
  * @param {string} dist Shoal's built pages
- * @param {Map<string, Uint8Array>} made files that exist in memory only, by path
+ * @param {Map<string, () => Uint8Array>} made files that exist in memory only, by path
  */
 export async function serve(dist, made) {
   if (!existsSync(join(dist, 'bench.html'))) throw new Error(`${dist} has no bench.html: build the pages first`)
   const server = createServer((request, response) => {
     const path = normalize(new URL(request.url ?? '/', 'http://localhost').pathname)
-    const bytes = made.get(path) ?? file(dist, path)
+    const bytes = made.get(path)?.() ?? file(dist, path)
     response.writeHead(bytes ? 200 : 404, { ...HEADERS, 'content-type': TYPES[extname(path)] ?? 'application/octet-stream' })
     response.end(bytes ?? '')
   })

@@ -9,13 +9,19 @@ const BATCHES = 8
 
 const OPTIMIZER = { type: 'adamw', lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay: 0.1, gradClip: null }
 
-/** @type {Record<string, { batch: number, context: number, hidden: number, inner: number, layers: number, heads: number }>} */
+/** For real GPUs: a step of it takes minutes where a processor plays one. */
+export const LARGE = 'gpt2-124m'
+
+/** @type {Record<string, { batch: number, context: number, hidden: number, inner: number, layers: number, heads: number, vocab: number, tied: boolean }>} */
 const SIZES = {
-  'llama-nano': { batch: 8, context: 128, hidden: 128, inner: 352, layers: 4, heads: 4 },
-  'llama-micro': { batch: 4, context: 256, hidden: 256, inner: 704, layers: 6, heads: 8 },
+  'llama-nano': { batch: 8, context: 128, hidden: 128, inner: 352, layers: 4, heads: 4, vocab: 256, tied: false },
+  'llama-micro': { batch: 4, context: 256, hidden: 256, inner: 704, layers: 6, heads: 8, vocab: 256, tied: false },
+  // GPT-2's sizes with Llama's layers.
+  [LARGE]: { batch: 2, context: 1024, hidden: 768, inner: 2048, layers: 12, heads: 12, vocab: 50_257, tied: true },
 }
 
-export const MODELS = Object.keys(SIZES)
+/** What is measured unless models are named. */
+export const MODELS = Object.keys(SIZES).filter((name) => name !== LARGE)
 
 /**
  * A task by its model's name, with its two files.
@@ -28,7 +34,7 @@ export function task(name) {
     architectures: ['LlamaForCausalLM'],
     model_type: 'llama',
     hidden_act: 'silu',
-    vocab_size: 256,
+    vocab_size: size.vocab,
     hidden_size: size.hidden,
     intermediate_size: size.inner,
     num_hidden_layers: size.layers,
@@ -37,20 +43,39 @@ export function task(name) {
     max_position_embeddings: size.context,
     rms_norm_eps: 1e-5,
     rope_theta: 10_000,
-    tie_word_embeddings: false,
+    tie_word_embeddings: size.tied,
   }
   return {
     name,
     config: { batch: size.batch, context: size.context, optimizer: OPTIMIZER, model },
-    weights: write(weights(model)),
-    batches: write({ tokens: tokens(size.batch, size.context) }),
+    weights: once(() => write(weights(model))),
+    batches: once(() => write({ tokens: tokens(size.batch, size.context) })),
   }
 }
 
+/** @template T @param {() => T} make @returns {() => T} */
+function once(make) {
+  let made
+  return () => (made ??= make())
+}
+
+/**
+ * Additions and multiplications in the products of a step: three times those of the forward pass, where attention is
+ * causal and computes half of the scores.
+ */
+export function flops({ batch, context, model }) {
+  const rows = batch * context
+  const { vocab_size, hidden_size, intermediate_size, num_hidden_layers } = model
+  const layer = 4 * hidden_size ** 2 + 3 * hidden_size * intermediate_size
+  const products = 2 * rows * (num_hidden_layers * layer + vocab_size * hidden_size)
+  const attention = num_hidden_layers * 2 * rows * context * hidden_size
+  return 3 * (products + attention)
+}
+
 /** Hugging Face's names in Shoal's order, by bytes. */
-function shapes({ vocab_size, hidden_size, intermediate_size, num_hidden_layers }) {
+function shapes({ vocab_size, hidden_size, intermediate_size, num_hidden_layers, tie_word_embeddings }) {
   const shapes = {
-    'lm_head.weight': [vocab_size, hidden_size],
+    ...(tie_word_embeddings ? {} : { 'lm_head.weight': [vocab_size, hidden_size] }),
     'model.embed_tokens.weight': [vocab_size, hidden_size],
     'model.norm.weight': [hidden_size],
   }

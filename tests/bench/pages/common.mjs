@@ -83,3 +83,29 @@ export function rotation(context, head, theta) {
   }
   return { cos, sin }
 }
+
+/**
+ * Throws unless `product` is that of the two factors, each a square matrix and whether it is read transposed: for a
+ * vector of signs, `c·x` must be `a·(b·x)`, which a wrong value anywhere changes (Freivalds 1977).
+ * @param {number} size
+ * @param {Float32Array} product
+ * @param {[Float32Array, boolean]} left
+ * @param {[Float32Array, boolean]} right
+ */
+export function checkProduct(size, product, left, right) {
+  const apply = (matrix, transposed, x) => {
+    const y = new Float64Array(size)
+    for (let row = 0; row < size; row++) {
+      for (let col = 0; col < size; col++) {
+        if (transposed) y[col] += matrix[row * size + col] * x[row]
+        else y[row] += matrix[row * size + col] * x[col]
+      }
+    }
+    return y
+  }
+  const signs = Float64Array.from({ length: size }, () => (Math.random() < 0.5 ? 1 : -1))
+  const got = apply(product, false, signs)
+  const wanted = apply(...left, apply(...right, signs))
+  const apart = Math.max(...got.map((value, i) => Math.abs(value - wanted[i])))
+  if (!(apart <= 1e-5 * size)) throw new Error(`the product is ${apart.toExponential(1)} apart from the right one`)
+}

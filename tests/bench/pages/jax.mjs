@@ -2,7 +2,7 @@
 // takes what it is given, so every use but the last is of `x.ref`.
 import { blockUntilReady, defaultDevice, init, jit, nn, numpy as np, tree, valueAndGrad } from '@jax-js/jax'
 
-import { expose, rotation } from './common.mjs'
+import { checkProduct, expose, rotation } from './common.mjs'
 
 expose(async (config, weights, engine) => {
   if (!(await init(engine)).includes(engine)) throw new Error(`jax-js cannot use ${engine} here`)
@@ -79,7 +79,9 @@ function decoder({ batch, context, model }) {
   }
 
   return (weights, inputs, targets) => {
-    let x = np.take(weights['model.embed_tokens.weight'], inputs.reshape([-1]), 0)
+    const table = weights['model.embed_tokens.weight']
+    const output = weights['lm_head.weight'] ?? table.ref
+    let x = np.take(table, inputs.reshape([-1]), 0)
     for (let layer = 0; layer < num_hidden_layers; layer++) {
       const at = (part) => weights[`model.layers.${layer}.${part}.weight`]
       const mixed = norm(x.ref, at('input_layernorm'))
@@ -92,19 +94,21 @@ function decoder({ batch, context, model }) {
       const gate = nn.silu(linear(middle.ref, at('mlp.gate_proj')))
       x = x.add(linear(gate.mul(linear(middle, at('mlp.up_proj'))), at('mlp.down_proj')))
     }
-    const logits = linear(norm(x, weights['model.norm.weight']), weights['lm_head.weight'])
+    const logits = linear(norm(x, weights['model.norm.weight']), output)
     const wanted = nn.oneHot(targets.reshape([-1]), vocab_size)
     return nn.logSoftmax(logits).mul(wanted).sum().div(-batch * context)
   }
 }
 
-/** Rate of `a · b`, `a · bᵀ` or `aᵀ · b` for square matrices, in GFLOP/s. */
+/** Rate of `a · b` (nn), `a · bᵀ` (nt) or `aᵀ · b` (tn) for square matrices, in GFLOP/s. */
 window.gemmBench = async ({ engine, form, size, ms }) => {
   await init(engine)
   defaultDevice(engine)
-  const matrix = () => np.array(Float32Array.from({ length: size * size }, () => Math.random() - 0.5), { shape: [size, size] })
-  const [a, b] = [matrix(), matrix()]
-  const multiply = jit((a, b) => np.matmul(form[0] === 'T' ? a.transpose() : a, form[1] === 'T' ? b.transpose() : b))
+  const [turned, side] = [form[0] === 't', form[1] === 't']
+  const noise = () => Float32Array.from({ length: size * size }, () => Math.random() - 0.5)
+  const [left, right] = [noise(), noise()]
+  const [a, b] = [left, right].map((data) => np.array(data, { shape: [size, size] }))
+  const multiply = jit((a, b) => np.matmul(turned ? a.transpose() : a, side ? b.transpose() : b))
   const run = async (times) => {
     const started = performance.now()
     const waits = []
@@ -115,6 +119,7 @@ window.gemmBench = async ({ engine, form, size, ms }) => {
     await Promise.all(waits)
     return performance.now() - started
   }
+  checkProduct(size, await multiply(a.ref, b.ref).data(), [left, turned], [right, side])
   await run(1)
   const times = Math.max(3, Math.ceil(ms / (await run(1))))
   return { gflops: (2 * size ** 3 * times) / 1e6 / (await run(times)) }

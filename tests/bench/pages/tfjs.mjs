@@ -72,7 +72,7 @@ function decoder({ batch, context, model }, weights) {
       const up = linear(middle, at('mlp.up_proj'))
       x = x.add(linear(gate.mul(gate.sigmoid()).mul(up), at('mlp.down_proj')))
     }
-    const logits = linear(norm(x, weights['model.norm.weight']), weights['lm_head.weight'])
+    const logits = linear(norm(x, weights['model.norm.weight']), weights['lm_head.weight'] ?? weights['model.embed_tokens.weight'])
     const wanted = tf.oneHot(targets, vocab_size)
     return tf.losses.softmaxCrossEntropy(wanted, logits)
   }
