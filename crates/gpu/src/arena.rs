@@ -53,6 +53,11 @@ impl Arena {
         }
     }
 
+    /// Values that can be taken without growing, together.
+    pub fn largest_free(&self) -> usize {
+        self.free.iter().map(|(start, end)| end - start).max().unwrap_or(0)
+    }
+
     /// Values that the whole plan needs.
     pub fn len(&self) -> usize {
         self.end
@@ -71,6 +76,7 @@ mod tests {
         arena.give(places[0]);
         arena.give(places[2]);
         arena.give(places[1]);
+        assert_eq!(arena.largest_free(), 24);
         assert_eq!(arena.take(24).at, 0);
         assert_eq!(arena.take(1).at, 24);
         assert_eq!(arena.len(), 28);

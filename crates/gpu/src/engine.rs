@@ -103,7 +103,8 @@ impl GpuEngine {
         self.machine.gpu.device.destroy();
     }
 
-    /// The gradient of the last step, before clipping, in layout order.
+    /// The gradient of the last step, before clipping, in layout order. Muon leaves its directions in the place of the
+    /// gradients of hidden matrices.
     pub async fn gradients(&mut self) -> Result<Vec<f32>, EngineError> {
         self.machine.gradients().await
     }
@@ -134,6 +135,7 @@ impl GpuEngine {
         }
         self.machine.gpu.faults.check()?;
         self.machine.write_batch(batch)?;
+        self.machine.choose(&settings.optimizer)?;
         self.machine.write_step(Some(settings), self.pending)?;
         self.pending += 1;
         Ok(())

@@ -63,6 +63,19 @@ kernels! {
     Finish = "finish",
     AdamW = "adamw",
     AdamWVec4 = "adamw_vec4",
+    Sgd = "sgd",
+    SgdVec4 = "sgd",
+    MuonMomentum = "muon_momentum",
+    MuonLoad = "muon_load",
+    BatchNt = "gemm_nt",
+    BatchNtVec4 = "gemm_nt_vec4",
+    BatchNtQuad = "gemm_nt_vec4",
+    BatchNtTiled = "gemm_nt_tiled",
+    BatchNn = "gemm_nn",
+    BatchNnVec4 = "gemm_nn_vec4",
+    BatchNnQuad = "gemm_nn_vec4",
+    BatchNnTiled = "gemm_nn_tiled",
+    MuonApply = "muon_apply",
 }
 
 impl Kernel {
@@ -87,12 +100,36 @@ impl Kernel {
         self.name().ends_with("Row")
     }
 
+    /// Whether it multiplies stacks of matrices in the arena.
+    pub fn is_batch(self) -> bool {
+        self.name().starts_with("Batch")
+    }
+
+    /// The form of a product with weights that multiplies stacks of matrices in the arena instead.
+    pub fn of_stacks(self) -> Self {
+        match self {
+            Self::GemmNtVec4 => Self::BatchNtVec4,
+            Self::GemmNtQuad => Self::BatchNtQuad,
+            Self::GemmNtTiled => Self::BatchNtTiled,
+            Self::GemmNn => Self::BatchNn,
+            Self::GemmNnVec4 => Self::BatchNnVec4,
+            Self::GemmNnQuad => Self::BatchNnQuad,
+            Self::GemmNnTiled => Self::BatchNnTiled,
+            _ => Self::BatchNt,
+        }
+    }
+
+    /// Whether one side of the product are weights, or with `is_batch` a second stack.
+    fn has_right_side(self) -> bool {
+        ["GemmNt", "GemmNn", "Batch"].iter().any(|product| self.name().starts_with(product))
+    }
+
     /// Values across and down that a workgroup of a matrix product makes.
     pub fn tile(self) -> [u32; 2] {
         let [wide, high] = self.workgroup();
         match self {
-            Self::GemmNt | Self::GemmNn | Self::GemmTn => [32, 32],
-            Self::GemmNtQuad => [8 * wide, 16 * high],
+            Self::GemmNt | Self::GemmNn | Self::GemmTn | Self::BatchNt | Self::BatchNn => [32, 32],
+            Self::GemmNtQuad | Self::BatchNtQuad => [8 * wide, 16 * high],
             _ => [8 * wide, 8 * high],
         }
     }
@@ -106,9 +143,11 @@ impl Kernel {
     fn names(self, head: usize) -> Vec<(&'static str, u32)> {
         let head = head as u32;
         let [wide, high] = self.workgroup();
-        let groups = if self == Self::GemmNtQuad { 4 } else { 2 };
+        let groups = if matches!(self, Self::GemmNtQuad | Self::BatchNtQuad) { 4 } else { 2 };
         vec![
             ("VEC4", u32::from(self.is_vector())),
+            ("GROUP", if self.is_vector() { 4 } else { 1 }),
+            ("BATCH", u32::from(self.is_batch())),
             ("QUAD", u32::from(self.needs_quads())),
             ("HEAD", head),
             ("HEAD4", head / 4),
@@ -126,7 +165,8 @@ impl Kernel {
         let constants =
             names.iter().map(|(name, number)| format!("const {name}: u32 = {number}u;")).collect::<Vec<_>>();
         let enable = if self.needs_quads() { QUADS } else { "" };
-        let body = expand(&format!("{}\n{}", include_str!("shaders/common.wgsl"), self.text()), &names)?;
+        let product = if self.has_right_side() { include_str!("shaders/product.wgsl") } else { "" };
+        let body = expand(&[include_str!("shaders/common.wgsl"), product, self.text()].join("\n"), &names)?;
         Ok(format!("{enable}{}\n{body}", constants.join("\n")))
     }
 }

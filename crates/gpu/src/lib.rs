@@ -22,6 +22,7 @@ mod resume;
 mod shape;
 mod shard;
 mod signal;
+mod tables;
 mod template;
 mod tune;
 #[cfg(all(test, not(target_arch = "wasm32")))]

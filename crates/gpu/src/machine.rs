@@ -1,9 +1,9 @@
 //! A planned step on a device: its buffers, pipelines and bind groups, and the replay of its dispatches.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use shoal_learn::{Batch, EngineError, Layout, Shard, StepSettings, rope};
-use shoal_wire::manifest::ModelSpec;
+use shoal_wire::manifest::{ModelSpec, Optimizer};
 
 use crate::{
     banks::Banks,
@@ -11,8 +11,9 @@ use crate::{
     forms::Forms,
     kernels::Kernel,
     pipelines::{ARGUMENTS_STRIDE, Pipelines, StepUniform, bind},
-    plan::{ARGUMENTS, Plan, Task, Thrift},
+    plan::{ARGUMENTS, Plan, Task, Thrift, Way},
     shape::Shape,
+    tables::tables,
     tune,
 };
 
@@ -51,7 +52,9 @@ pub(crate) struct Machine {
     pub layout: Layout,
     forms: Forms,
     banks: Banks,
-    pipelines: BTreeMap<Kernel, wgpu::ComputePipeline>,
+    pipelines: Pipelines,
+    /// How a step goes from gradients to parameters.
+    update: Way,
     bind_groups: Vec<wgpu::BindGroup>,
     memory: Memory,
     pub buffer_bytes: u64,
@@ -135,11 +138,11 @@ impl Machine {
             tuned = Some((shape.is_vector(), forms));
             let group = if shape.is_vector() { 4 } else { 1 };
             let first = 2 * shape.rows as usize * thrift.micro_batches as usize;
-            let (decays, bits) = decay_bits(&layout, &banks, group, first);
-            let (shard, decays) = (&wish.shard, &decays[..]);
-            let task = Task { layout: &layout, shard, banks: &banks, shape, forms, thrift, values_max, decays };
+            let (words, tables) = tables(&layout, &banks, group, first);
+            let (shard, tables) = (&wish.shard, &tables[..]);
+            let task = Task { layout: &layout, shard, banks: &banks, shape, forms, thrift, values_max, tables };
             let attempt = match Plan::new(task) {
-                Ok(plan) => allocate(&gpu, &banks, plan, (first, bits), thrift, values_max).await,
+                Ok(plan) => allocate(&gpu, &banks, plan, (first, words), thrift, values_max).await,
                 Err(error) => Err(error),
             };
             match attempt {
@@ -152,10 +155,8 @@ impl Machine {
                         bind(&gpu.device, pipelines.layout(), &memory.arguments, &memory.step, storage)
                     };
                     let bind_groups = (0..banks.ranges().len()).map(bind_group).collect();
-                    for dispatch in &plan.dispatches {
-                        pipelines.get(&gpu.device, dispatch.kernel)?;
-                    }
-                    let pipelines = pipelines.keep(plan.dispatches.iter().map(|dispatch| dispatch.kernel));
+                    let update = Way::AdamW;
+                    compile(&gpu, &plan, update, &mut pipelines)?;
                     gpu.faults.check()?;
                     let buffer_bytes = memory.bytes();
                     return Ok(Self {
@@ -168,6 +169,7 @@ impl Machine {
                         forms,
                         banks,
                         pipelines,
+                        update,
                         bind_groups,
                         memory,
                         buffer_bytes,
@@ -194,15 +196,25 @@ impl Machine {
         let (plan, micro_batches) = (&self.plan, self.micro_batches());
         let (forward, backward) = (plan.forward.len(), plan.backward.len());
         let each = forward + backward;
-        let (forward_at, backward_at, update_at) = (plan.forward.start, plan.backward.start, plan.update.start);
-        (0..each * micro_batches + plan.update.len()).map(move |turn| {
+        let (forward_at, backward_at, clip_at) = (plan.forward.start, plan.backward.start, plan.updates.clip.start);
+        let (clips, update) = (plan.updates.clip.len(), plan.updates.of(self.update));
+        (0..each * micro_batches + clips + update.len()).map(move |turn| {
             let micro = turn / each.max(1);
             match turn % each.max(1) {
-                _ if micro >= micro_batches => (update_at + turn - each * micro_batches, 0),
+                _ if micro >= micro_batches => match turn - each * micro_batches {
+                    index if index < clips => (clip_at + index, 0),
+                    index => (update.start + index - clips, 0),
+                },
                 index if index < forward => (forward_at + index, micro),
                 index => (backward_at + index - forward, micro),
             }
         })
+    }
+
+    /// The update alone.
+    pub fn update_turns(&self) -> impl Iterator<Item = Turn> {
+        let updates = &self.plan.updates;
+        updates.clip.clone().chain(updates.of(self.update)).map(|index| (index, 0))
     }
 
     /// Forward and loss of each micro-batch, then the mean.
@@ -234,7 +246,7 @@ impl Machine {
     pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, (index, micro): Turn) {
         let dispatch = &self.plan.dispatches[index];
         let offsets = [index, micro].map(|window| (window * ARGUMENTS_STRIDE) as u32);
-        pass.set_pipeline(&self.pipelines[&dispatch.kernel]);
+        pass.set_pipeline(self.pipelines.compiled(dispatch.kernel));
         pass.set_bind_group(0, &self.bind_groups[dispatch.bank], &offsets);
         let [x, y, z] = dispatch.grid;
         pass.dispatch_workgroups(x, y, z);
@@ -242,6 +254,20 @@ impl Machine {
 
     pub fn kernel_of(&self, (index, _): Turn) -> &'static str {
         self.plan.dispatches[index].kernel.name()
+    }
+
+    /// Makes ready for steps of this optimiser. Its kernels are compiled when it is first used.
+    pub fn choose(&mut self, optimizer: &Optimizer) -> Result<(), EngineError> {
+        let update = Way::of(optimizer);
+        if self.plan.updates.of(update).is_empty() {
+            let text = "Muon's matrices do not fit into a binding of this device".to_owned();
+            return Err(EngineError::OutOfMemory(text));
+        }
+        if update != self.update {
+            compile(&self.gpu, &self.plan, update, &mut self.pipelines)?;
+            self.update = update;
+        }
+        Ok(())
     }
 
     /// Writes what the dispatches of a step read beside tensors.
@@ -384,7 +410,7 @@ async fn allocate(
     gpu: &Gpu,
     banks: &Banks,
     plan: Plan,
-    (first, bits): (usize, Vec<u32>),
+    (first, words): (usize, Vec<u32>),
     thrift: Thrift,
     values_max: usize,
 ) -> Result<(Plan, Memory), EngineError> {
@@ -395,36 +421,32 @@ async fn allocate(
         }
     }
     let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-    let memory = Memory::new(gpu, banks, &plan, first + bits.len(), thrift.micro_batches);
+    let memory = Memory::new(gpu, banks, &plan, first + words.len(), thrift.micro_batches);
     if let Some(error) = scope.pop().await {
         return Err(EngineError::OutOfMemory(error.to_string()));
     }
-    gpu.queue.write_buffer(&memory.tokens, first as u64 * 4, bytemuck::cast_slice(&bits));
+    gpu.queue.write_buffer(&memory.tokens, first as u64 * 4, bytemuck::cast_slice(&words));
     Ok((plan, memory))
+}
+
+/// Compiles all that a step with this optimiser, an evaluation and a prediction dispatch, and forgets other kernels.
+fn compile(gpu: &Gpu, plan: &Plan, update: Way, pipelines: &mut Pipelines) -> Result<(), EngineError> {
+    let unused = |index: &usize| {
+        let of = |way| plan.updates.of(way).contains(index);
+        [Way::AdamW, Way::Sgd, Way::Muon].into_iter().any(of) && !plan.updates.of(update).contains(index)
+    };
+    let used = (0..plan.dispatches.len()).filter(|index| !unused(index));
+    let kernels: BTreeSet<Kernel> = used.map(|index| plan.dispatches[index].kernel).collect();
+    for kernel in &kernels {
+        pipelines.get(&gpu.device, *kernel)?;
+    }
+    pipelines.keep(&kernels);
+    Ok(())
 }
 
 /// Whose forms were measured: other kernels or another device must be measured again.
 fn origin(gpu: &Gpu) -> String {
     format!("{} {}", env!("CARGO_PKG_VERSION"), gpu.name)
-}
-
-/// A bit for each `group` of parameters of each bank, counted from the lowest: whether they decay; and where, from
-/// `first`, each bank's bits begin.
-fn decay_bits(layout: &Layout, banks: &Banks, group: usize, first: usize) -> (Vec<u32>, Vec<u32>) {
-    let (mut starts, mut bits) = (Vec::new(), Vec::new());
-    for bank in banks.ranges() {
-        let start = bits.len();
-        starts.push((first + start) as u32);
-        bits.resize(start + bank.len().div_ceil(32 * group), 0);
-        for tensor in layout.tensors.iter().filter(|tensor| tensor.decays()) {
-            let range = tensor.offset.max(bank.start)..tensor.range().end.min(bank.end);
-            for index in range.step_by(group) {
-                let at = (index - bank.start) / group;
-                bits[start + at / 32] |= 1 << (at % 32);
-            }
-        }
-    }
-    (starts, bits)
 }
 
 /// All dispatches' arguments, one window each.

@@ -1,9 +1,9 @@
 //! What `common.wgsl` declares, on the host's side: the uniforms, the bind group and the pipelines.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_learn::{EngineError, StepSettings};
-use shoal_wire::manifest::Optimizer;
+use shoal_wire::manifest::{AdamW, MuonScale, Optimizer, Sgd};
 
 use crate::{kernels::Kernel, plan::ARGUMENTS};
 
@@ -26,6 +26,10 @@ pub(crate) struct StepUniform {
     pub first_row: u32,
     pub adds: u32,
     pub foreign_squares: f32,
+    pub nesterov: u32,
+    pub matches_adamw: u32,
+    pub momentum: f32,
+    pub matrix_lr: f32,
 }
 
 impl StepUniform {
@@ -33,21 +37,42 @@ impl StepUniform {
         if settings.step == 0 {
             return Err(EngineError::Failed("optimiser steps count from 1".to_owned()));
         }
-        let Optimizer::AdamW(adamw) = &settings.optimizer else {
-            return Err(EngineError::Unsupported("this engine trains with AdamW only".to_owned()));
+        let clip = settings.optimizer.grad_clip().unwrap_or(0.0);
+        let uniform = match &settings.optimizer {
+            Optimizer::AdamW(adamw) => Self::adamw(adamw, settings.lr, settings.step),
+            Optimizer::Sgd(Sgd { momentum, nesterov, weight_decay, .. }) => Self {
+                lr: settings.lr,
+                momentum: *momentum,
+                nesterov: u32::from(*nesterov),
+                weight_decay: *weight_decay,
+                ..Self::default()
+            },
+            Optimizer::Muon(muon) => {
+                let (adamw, lr) = settings.beside(muon);
+                Self {
+                    matrix_lr: settings.lr,
+                    momentum: muon.momentum,
+                    nesterov: u32::from(muon.nesterov),
+                    matches_adamw: u32::from(muon.scale == MuonScale::MatchRmsAdamw),
+                    ..Self::adamw(&adamw, lr, settings.step)
+                }
+            }
         };
-        let correction = |beta: f32| (1.0 - f64::from(beta).powi(settings.step.min(1 << 24) as i32)) as f32;
-        Ok(Self {
-            lr: settings.lr,
+        Ok(Self { clip, ..uniform })
+    }
+
+    fn adamw(adamw: &AdamW, lr: f32, step: u32) -> Self {
+        let correction = |beta: f32| (1.0 - f64::from(beta).powi(step.min(1 << 24) as i32)) as f32;
+        Self {
+            lr,
             beta1: adamw.beta1,
             beta2: adamw.beta2,
             eps: adamw.eps,
             weight_decay: adamw.weight_decay,
-            clip: adamw.grad_clip.unwrap_or(0.0),
             correction1: correction(adamw.beta1),
             correction2: correction(adamw.beta2),
-            ..Default::default()
-        })
+            ..Self::default()
+        }
     }
 }
 
@@ -113,9 +138,14 @@ impl Pipelines {
         Ok(&self.compiled[&kernel])
     }
 
+    /// A kernel that [`Self::get`] compiled.
+    pub fn compiled(&self, kernel: Kernel) -> &wgpu::ComputePipeline {
+        &self.compiled[&kernel]
+    }
+
     /// Only these are needed from now on.
-    pub fn keep(mut self, kernels: impl Iterator<Item = Kernel>) -> BTreeMap<Kernel, wgpu::ComputePipeline> {
-        kernels.filter_map(|kernel| Some((kernel, self.compiled.remove(&kernel)?))).collect()
+    pub fn keep(&mut self, kernels: &BTreeSet<Kernel>) {
+        self.compiled.retain(|kernel, _| kernels.contains(kernel));
     }
 }
 

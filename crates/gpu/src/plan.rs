@@ -1,6 +1,7 @@
 //! The step as a flat list of dispatches, made once for a part of a model, a batch shape and what the device can bind.
 
 mod blocks;
+mod update;
 
 use core::ops::Range;
 
@@ -12,7 +13,10 @@ use crate::{
     forms::Forms,
     kernels::Kernel,
     shape::Shape,
+    tables::BankTables,
 };
+
+pub(crate) use update::{Updates, Way};
 
 /// "No such operand" in a dispatch's arguments.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -71,7 +75,7 @@ pub(crate) struct Plan {
     /// Their loss and all gradients.
     pub backward: Range<usize>,
     /// From the gradients of all micro-batches to new parameters, and the mean loss.
-    pub update: Range<usize>,
+    pub updates: Updates,
     /// The mean loss alone.
     pub finish: Range<usize>,
     pub arena_values: usize,
@@ -114,8 +118,8 @@ pub(crate) struct Task<'a> {
     pub thrift: Thrift,
     /// Values that a binding may hold.
     pub values_max: usize,
-    /// Where in the token buffer the bits of each bank begin that say which parameters decay.
-    pub decays: &'a [u32],
+    /// Of each bank.
+    pub tables: &'a [BankTables],
 }
 
 /// What outlives a micro-batch.
@@ -213,7 +217,7 @@ impl Builder<'_> {
         };
         self.backward(kept, dx)?;
         let backward = start..self.dispatches.len();
-        let update = self.update(totals);
+        let updates = self.update(totals);
         let finish = self.dispatches.len()..self.dispatches.len() + 1;
         self.finish(0, totals);
         Ok(Plan {
@@ -221,7 +225,7 @@ impl Builder<'_> {
             forward,
             evaluate,
             backward,
-            update,
+            updates,
             finish,
             arena_values: self.arena.len(),
             stats_values: self.stats.len(),
@@ -234,26 +238,6 @@ impl Builder<'_> {
             logits,
             logits_rows: self.logits_rows,
         })
-    }
-
-    /// Clips, updates, and writes the mean loss; reads all gradients once before.
-    fn update(&mut self, totals: Totals) -> Range<usize> {
-        let start = self.dispatches.len();
-        let banks = self.task.banks.ranges();
-        for (bank, range) in banks.iter().enumerate() {
-            let at = totals.partial.offset() + bank as u32 * NORM_GROUPS;
-            self.push_in(bank, Kernel::NormPartial, &[range.len() as u32, at, NORM_GROUPS], [NORM_GROUPS, 1, 1]);
-        }
-        self.finish(NORM_GROUPS * banks.len() as u32, totals);
-        for (bank, range) in banks.iter().enumerate() {
-            let arguments = [range.len() as u32, totals.factor.offset(), self.task.decays[bank]];
-            let (kernel, threads) = match range.len() as u32 {
-                total if total.is_multiple_of(4) && self.shape.is_vector() => (Kernel::AdamWVec4, total / 4),
-                total => (Kernel::AdamW, total),
-            };
-            self.push_in(bank, kernel, &arguments, fold(threads.div_ceil(64)));
-        }
-        start..self.dispatches.len()
     }
 
     fn finish(&mut self, groups: u32, totals: Totals) {

@@ -180,7 +180,7 @@ impl GpuShard {
 
     /// The sum of squares of this shard's gradients, of which all shards' make the norm that is clipped.
     pub async fn gradient_squares(&mut self) -> Result<f32, EngineError> {
-        let update = self.machine.plan.update.start;
+        let update = self.machine.plan.updates.clip.start;
         self.machine.replay((update..update + self.machine.plan.square_dispatches).map(|index| (index, 0)));
         let squares = self.machine.plan.squares.clone();
         Ok(self.machine.row_values(squares.start, squares.len()).await?.iter().sum())
@@ -192,8 +192,9 @@ impl GpuShard {
             return Err(EngineError::Failed(format!("micro-batch {micro} did not go backward yet")));
         }
         self.machine.gpu.faults.check()?;
+        self.machine.choose(&settings.optimizer)?;
         self.machine.write_update(settings, foreign_squares)?;
-        self.machine.replay(self.machine.plan.update.clone().map(|index| (index, 0)));
+        self.machine.replay(self.machine.update_turns());
         self.resident = None;
         self.forward.fill(false);
         self.backward.fill(false);

@@ -292,3 +292,56 @@ pub(crate) fn adamw(adam: Adam, g: f64, (p, m, v): (f32, f32, f32)) -> [f64; 3] 
     let p = wide(p) * (1.0 - lr * wide(adam.weight_decay));
     [p - lr * m_hat / (v_hat.sqrt() + wide(adam.eps)), m, v]
 }
+
+/// (parameter, momentum) after a step of stochastic gradient descent with gradient `g`.
+pub(crate) fn sgd((lr, momentum, nesterov): (f32, f32, bool), decay: f32, g: f64, (p, m): (f32, f32)) -> [f64; 2] {
+    let g = g + wide(decay) * wide(p);
+    let m = wide(momentum) * wide(m) + g;
+    [wide(p) - wide(lr) * if nesterov { g + wide(momentum) * m } else { m }, m]
+}
+
+/// (momentum, direction) of a matrix with gradients `g`, already clipped.
+pub(crate) fn muon_momentum(momentum: f32, nesterov: bool, g: &[f64], m: &[f32]) -> (Vec<Sum>, Vec<Sum>) {
+    let each = |(g, m): (&f64, &f32)| {
+        let (mut next, mut direction) = (Sum::default(), Sum::default());
+        let rest = 1.0 - wide(momentum);
+        next.add(wide(momentum) * wide(*m));
+        next.add(rest * g);
+        if nesterov {
+            direction.add(rest * g);
+            direction.add(wide(momentum) * next.value);
+        } else {
+            direction = next;
+        }
+        (next, direction)
+    };
+    g.iter().zip(m).map(each).unzip()
+}
+
+/// A matrix over its Frobenius norm, of which `squares` are parts; a tall one turned on its side.
+pub(crate) fn muon_load((rows, cols): (usize, usize), squares: &[f32], least_norm: f32, x: &[f32]) -> Vec<f64> {
+    let norm = squares.iter().copied().map(wide).sum::<f64>().sqrt().max(wide(least_norm));
+    let scaled: Vec<f64> = x.iter().map(|x| wide(*x) / norm).collect();
+    if rows > cols { turned((rows, cols), &scaled) } else { scaled }
+}
+
+/// Columns become rows.
+fn turned((rows, cols): (usize, usize), x: &[f64]) -> Vec<f64> {
+    (0..cols).flat_map(|col| (0..rows).map(move |row| x[row * cols + col])).collect()
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MuonRate {
+    pub lr: f32,
+    pub weight_decay: f32,
+    pub scale: f32,
+}
+
+/// Parameters after a step along the orthogonal direction `x`, in which a tall matrix lies on its side.
+pub(crate) fn muon_apply((rows, cols): (usize, usize), rate: MuonRate, p: &[f32], x: &[f32]) -> Vec<f64> {
+    let x: Vec<f64> = x.iter().copied().map(wide).collect();
+    let x = if rows > cols { turned((cols, rows), &x) } else { x };
+    let MuonRate { lr, weight_decay, scale } = rate;
+    let kept = 1.0 - wide(lr) * wide(weight_decay);
+    p.iter().zip(x).map(|(p, x)| wide(*p) * kept - wide(lr) * wide(scale) * x).collect()
+}

@@ -11,7 +11,7 @@ use shoal_gpu::{GpuEngine, Options};
 use shoal_learn::{Batch, Engine, EngineError, Layout, StepSettings};
 use shoal_wire::{
     Digest,
-    manifest::{AdamW, ModelSpec, RopeScaling},
+    manifest::{AdamW, ModelSpec, Muon, MuonScale, Optimizer, RopeScaling, Sgd},
 };
 
 fn model(hidden: u32, heads: u32, keys: u32, inner: u32, layers: u32, vocab: u32, tied: bool) -> ModelSpec {
@@ -58,10 +58,21 @@ fn assert_close(what: &str, ours: &[f32], theirs: &[f32], tolerance: f32) {
 }
 
 fn train_both(model: &ModelSpec, size: usize, context: usize, steps: u32) {
-    train_with(gpu(model, size, context), model, size, context, steps);
+    train_both_with(model, size, context, steps, settings(1).optimizer);
 }
 
-fn train_with(mut gpu: GpuEngine, model: &ModelSpec, size: usize, context: usize, steps: u32) {
+fn train_both_with(model: &ModelSpec, size: usize, context: usize, steps: u32, optimizer: Optimizer) {
+    train_with(gpu(model, size, context), model, (size, context), steps, optimizer);
+}
+
+/// A batch of `size` sequences of `context` tokens.
+fn train_with(
+    mut gpu: GpuEngine,
+    model: &ModelSpec,
+    (size, context): (usize, usize),
+    steps: u32,
+    optimizer: Optimizer,
+) {
     let weights = shoal_learn::init::genesis(model, Digest::of(b"parity")).unwrap();
     let mut cpu = CpuEngine::new(model, size, context).unwrap();
     cpu.load(&weights).unwrap();
@@ -74,8 +85,11 @@ fn train_with(mut gpu: GpuEngine, model: &ModelSpec, size: usize, context: usize
     assert_close("logit", &before_gpu, &before_cpu, 1e-4);
     for step in 1..=steps {
         let batch = batch(step % 4, size, context, model.vocab_size);
-        cpu.step(&batch, &settings(step)).unwrap();
-        gpu.step(&batch, &settings(step)).unwrap();
+        // As in a warm-up of two steps.
+        let lr = optimizer.lr() * if step == 1 { 0.5 } else { 1.0 };
+        let settings = StepSettings { optimizer, lr, step };
+        cpu.step(&batch, &settings).unwrap();
+        gpu.step(&batch, &settings).unwrap();
     }
     let (ours, theirs) = (block_on(gpu.losses()).unwrap(), block_on(cpu.losses()).unwrap());
     assert_close("loss", &ours, &theirs, 1e-4);
@@ -136,6 +150,69 @@ fn eight_query_heads_on_two_key_heads_with_odd_sizes_give_the_losses_of_the_cpu_
     train_both(&model(80, 8, 2, 33, 1, 37, false), 1, 7, 20);
 }
 
+const SGD: Sgd = Sgd { lr: 0.1, momentum: 0.9, nesterov: true, weight_decay: 1e-3, grad_clip: Some(1.0) };
+
+#[test]
+fn fifty_steps_of_sgd_give_the_losses_of_the_cpu_engine() {
+    train_both_with(&model(32, 2, 2, 88, 2, 256, false), 8, 64, 50, Optimizer::Sgd(SGD));
+}
+
+#[test]
+fn sgd_on_odd_sizes_gives_the_losses_of_the_cpu_engine() {
+    let sgd = Sgd { nesterov: false, grad_clip: None, ..SGD };
+    train_both_with(&model(80, 8, 2, 33, 1, 37, false), 1, 7, 20, Optimizer::Sgd(sgd));
+}
+
+const MUON: Muon = Muon {
+    lr: 1e-2,
+    momentum: 0.95,
+    nesterov: true,
+    scale: MuonScale::Original,
+    weight_decay: 0.1,
+    adamw_lr: 3e-3,
+    beta1: 0.9,
+    beta2: 0.95,
+    eps: 1e-8,
+    grad_clip: Some(1.0),
+};
+
+#[test]
+fn fifty_steps_of_muon_give_the_losses_of_the_cpu_engine() {
+    train_both_with(&model(32, 2, 2, 88, 2, 256, false), 8, 64, 50, Optimizer::Muon(MUON));
+}
+
+#[test]
+fn muon_with_grouped_queries_and_tied_embeddings_gives_the_losses_of_the_cpu_engine() {
+    let muon = Muon { scale: MuonScale::MatchRmsAdamw, ..MUON };
+    train_both_with(&model(48, 4, 2, 100, 2, 61, true), 4, 16, 20, Optimizer::Muon(muon));
+}
+
+#[test]
+fn muon_on_odd_sizes_with_more_matrix_than_activations_gives_the_losses_of_the_cpu_engine() {
+    let muon = Muon { nesterov: false, grad_clip: None, ..MUON };
+    train_both_with(&model(80, 8, 2, 33, 3, 37, false), 1, 3, 20, Optimizer::Muon(muon));
+}
+
+#[test]
+fn an_optimizer_may_follow_another() {
+    let spec = model(32, 2, 2, 88, 1, 64, false);
+    let weights = shoal_learn::init::genesis(&spec, Digest::of(b"change")).unwrap();
+    let mut gpu = gpu(&spec, 2, 16);
+    let mut train = |optimizers: [Optimizer; 4]| {
+        gpu.load(&weights).unwrap();
+        gpu.reset_moments().unwrap();
+        for (step, optimizer) in (1..).zip(optimizers) {
+            let settings = StepSettings { optimizer, lr: optimizer.lr(), step };
+            gpu.step(&batch(step, 2, 16, 64), &settings).unwrap();
+        }
+        block_on(gpu.losses()).unwrap()
+    };
+    let [adamw, sgd, muon] = [settings(1).optimizer, Optimizer::Sgd(SGD), Optimizer::Muon(MUON)];
+    let mixed = train([adamw, muon, sgd, adamw]);
+    assert!(mixed.iter().all(|loss| loss.is_finite()) && mixed != train([adamw; 4]));
+    assert_eq!(train([adamw, muon, sgd, adamw]), mixed);
+}
+
 #[test]
 fn a_context_of_one_token_gives_the_losses_of_the_cpu_engine() {
     train_both(&model(8, 1, 1, 5, 1, 11, false), 2, 1, 10);
@@ -158,7 +235,7 @@ fn a_batch_in_parts_and_activations_computed_twice_give_the_losses_of_the_cpu_en
             let counters = engine.counters();
             assert!(engine.way() == skipped_ways && counters.submits == 1);
             seen.push((counters.micro_batches, counters.recomputes));
-            train_with(engine, &spec, size, context, 12);
+            train_with(engine, &spec, (size, context), 12, settings(1).optimizer);
         }
         assert_eq!(seen[0], (1, false), "what costs nothing is tried first");
         seen.sort_unstable();
@@ -178,7 +255,7 @@ fn small_bindings_give_the_losses_of_the_cpu_engine() {
         let options = Options { binding_bytes_max, ..Options::default() };
         let engine = block_on(GpuEngine::with_options(&spec, size, context, options)).unwrap();
         assert!(engine.counters().micro_batches > 1 || engine.counters().recomputes, "{:?}", engine.counters());
-        train_with(engine, &spec, size, context, 20);
+        train_with(engine, &spec, (size, context), 20, settings(1).optimizer);
     }
 }
 

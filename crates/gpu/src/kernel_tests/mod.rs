@@ -259,7 +259,12 @@ fn every_kernel_has_the_twin_that_it_names_and_a_test_here() {
         let twin = rest.split('.').next().unwrap();
         assert!(include_str!("../twin.rs").contains(&format!("pub(crate) fn {twin}(")), "no twin {twin}");
         let op = Op::ALL.into_iter().find(|op| op.kernels().contains(kernel));
-        let run = op.map_or(format!("bench.run(Kernel::{kernel:?}, "), |op| format!("s(Op::{op:?})"));
+        let run = if kernel.is_batch() {
+            let op = if kernel.name().starts_with("BatchNt") { Op::Nt } else { Op::Nn };
+            format!("s(Op::{op:?}).map(Kernel::of_stacks)")
+        } else {
+            op.map_or(format!("bench.run(Kernel::{kernel:?}, "), |op| format!("s(Op::{op:?})"))
+        };
         let tests = TESTS.concat().replace("bench.run(\n", "bench.run(");
         assert!(tests.contains(&run), "no test runs {kernel:?}");
     }

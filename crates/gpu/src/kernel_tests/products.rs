@@ -180,3 +180,87 @@ fn gemm_tn_is_its_twin() {
         }
     }
 }
+
+/// Two matrices `apart` from each other, with fences between.
+fn stack(bench: &mut Bench, values: [&[f32]; 2], apart: usize) -> u32 {
+    bench.arena(&[values[0], &vec![FENCE; apart - values[0].len()], values[1]].concat())
+}
+
+/// Arguments 7 to 12 for stacks this far apart: left, right, result; with alpha, beta and R.
+fn stacked(arguments: [u32; 7], apart: [usize; 3], [alpha, beta]: [f32; 2], r: u32) -> Vec<u32> {
+    let [left, right, result] = apart.map(|apart| apart as u32);
+    [&arguments[..], &[left, right, result, alpha.to_bits(), beta.to_bits(), r]].concat()
+}
+
+/// alpha times the product plus beta times R.
+fn combined(product: &[Sum], [alpha, beta]: [f32; 2], r: Option<&[f32]>) -> Vec<Sum> {
+    let scaled = |(index, sum): (usize, &Sum)| {
+        let alpha = f64::from(alpha);
+        let mut sum = Sum { value: alpha * sum.value, magnitude: alpha.abs() * sum.magnitude };
+        sum.add(r.map_or(0.0, |r| f64::from(beta) * f64::from(r[index])));
+        sum
+    };
+    product.iter().enumerate().map(scaled).collect()
+}
+
+/// Stacks take sizes that are multiples of 4 where the form wants vectors.
+fn stack_products(kernel: Kernel) -> impl Iterator<Item = (usize, usize, usize)> {
+    let vector = kernel.is_vector();
+    products(kernel).into_iter().map(move |(m, k, n)| (m, k, if vector { n.next_multiple_of(4) } else { n }))
+}
+
+#[test]
+fn products_of_stacks_with_turned_right_sides_are_their_twin() {
+    for kernel in forms(Op::Nt).map(Kernel::of_stacks) {
+        for (m, k, n) in stack_products(kernel) {
+            for with_r in [false, true] {
+                let factors = [-1.5, 0.75];
+                let [x, w, r] = [(1, m * k), (3, n * k), (5, m * n)]
+                    .map(|(seed, count)| [noise(seed, count), noise(seed + 1, count)]);
+                let apart = [m * k + 4, n * k + 8, m * n + 4];
+                let mut bench = Bench::of(kernel);
+                let left = stack(&mut bench, [&x[0], &x[1]], apart[0]);
+                let right = stack(&mut bench, [&w[0], &w[1]], apart[1]);
+                let r_at = if with_r { stack(&mut bench, [&r[0], &r[1]], apart[2]) } else { NONE };
+                let y = bench.room(Memory::Arena, apart[2] + m * n);
+                let arguments = [m as u32, k as u32, left, NONE, n as u32, right, y];
+                let arguments = stacked(arguments, apart, factors, r_at);
+                let mut outcome = bench.run(kernel, 16, &arguments, grid(kernel, n, m, 2));
+                for z in 0..2 {
+                    let product = twin::gemm_nt((m, k, n), &x[z], &w[z], None);
+                    let expected = combined(&product, factors, with_r.then_some(&r[z]));
+                    outcome = outcome.sums("Y", Memory::Arena, y + (z * apart[2]) as u32, &expected);
+                }
+                outcome.nothing_else();
+            }
+        }
+    }
+}
+
+#[test]
+fn products_of_stacks_are_their_twin() {
+    for kernel in forms(Op::Nn).map(Kernel::of_stacks) {
+        for (m, k, n) in stack_products(kernel) {
+            for with_r in [false, true] {
+                let factors = [2.0, -0.5];
+                let [x, w, r] = [(1, m * n), (3, n * k), (5, m * k)]
+                    .map(|(seed, count)| [noise(seed, count), noise(seed + 1, count)]);
+                let apart = [m * n + 4, n * k + 8, m * k + 4];
+                let mut bench = Bench::of(kernel);
+                let left = stack(&mut bench, [&x[0], &x[1]], apart[0]);
+                let right = stack(&mut bench, [&w[0], &w[1]], apart[1]);
+                let r_at = if with_r { stack(&mut bench, [&r[0], &r[1]], apart[2]) } else { NONE };
+                let y = bench.room(Memory::Arena, apart[2] + m * k);
+                let arguments = [m as u32, k as u32, y, 1, n as u32, right, left];
+                let arguments = stacked(arguments, apart, factors, r_at);
+                let mut outcome = bench.run(kernel, 16, &arguments, grid(kernel, k, m, 2));
+                for z in 0..2 {
+                    let product = twin::gemm_nn(m, k, &[(n, x[z].clone(), w[z].clone())], None);
+                    let expected = combined(&product, factors, with_r.then_some(&r[z]));
+                    outcome = outcome.sums("Y", Memory::Arena, y + (z * apart[2]) as u32, &expected);
+                }
+                outcome.nothing_else();
+            }
+        }
+    }
+}

@@ -20,6 +20,8 @@ struct Step {
     // The micro-batch starts with first_row of the batch; its gradients add to those that are there; other shards of the model
     // have gradients of this sum of squares.
     slot: u32, first_row: u32, adds: u32, foreign_squares: f32,
+    // Of SGD and Muon, whose matrices have a rate of their own; AdamW's numbers serve what Muon leaves.
+    nesterov: u32, matches_adamw: u32, momentum: f32, matrix_lr: f32,
 }
 
 @group(0) @binding(0) var<uniform> arguments: Arguments;

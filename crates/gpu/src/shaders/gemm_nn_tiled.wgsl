@@ -3,6 +3,7 @@
 // Arguments: 0 M, 1 K (a multiple of 4), 2 dX, 3 number of parts (+ 16 to add to dX); for each p: 4+3p N, W (in params),
 // dY. All places are multiples of 4; rows of dY are N rounded up to 4 apart, with zeros after N, or what
 // argument 13 says.
+// With BATCH, the z-th of stacks of matrices, in one part: see product.wgsl.
 // Grid: x over K and y over M in tiles of 64; a thread makes 8 rows, 8 apart, of two vectors that lie 32 values apart.
 // CPU twin: twin::gemm_nn. Tolerance 1e-5 relative to the sum of magnitudes.
 
@@ -33,14 +34,14 @@ fn main(@builtin(local_invocation_id) id: vec3<u32>, @builtin(local_invocation_i
         let outputs = arg(4u + 3u * p);
         let depth = (outputs + 3u) / 4u;
         let pitch = select(arg(13u) / 4u, depth, arg(13u) == 0u);
-        let w = arg(5u + 3u * p) / 4u + across;
-        let dy = arg(6u + 3u * p) / 4u + quarter;
+        let w = arg(5u + 3u * p) / 4u + shift(8u, group.z) + across;
+        let dy = arg(6u + 3u * p) / 4u + shift(7u, group.z) + quarter;
         for (var n = 0u; n < depth; n += 4u) {
             let inside = n + quarter < depth;
             //@ for l in 4
             left[quarter * 64u + line$l] = select(vec4<f32>(), arena[dy + m$l * pitch + n], inside);
             let n$l = n * 4u + thread / 16u + $lu * 4u;
-            right[thread + $lu * 64u] = select(vec4<f32>(), params[w + min(n$l, outputs - 1u) * cols], n$l < outputs);
+            right[thread + $lu * 64u] = select(vec4<f32>(), right_at(w + min(n$l, outputs - 1u) * cols), n$l < outputs);
             //@ end
             workgroupBarrier();
             for (var q = 0u; q < 4u; q++) {
@@ -64,8 +65,12 @@ fn main(@builtin(local_invocation_id) id: vec3<u32>, @builtin(local_invocation_i
     //@ for i in 8
     //@ for j in 2
     if (row + id.y + $iu * 8u < rows && col + id.x + $ju * 8u < cols) {
-        let at = dx + (row + id.y + $iu * 8u) * cols + col + id.x + $ju * 8u;
-        if (adds) { arena[at] += c$i$j; } else { arena[at] = c$i$j; }
+        let at = (row + id.y + $iu * 8u) * cols + col + id.x + $ju * 8u;
+        //@ if BATCH
+        store_scaled(2u, group.z, at, c$i$j);
+        //@ else
+        if (adds) { arena[dx + at] += c$i$j; } else { arena[dx + at] = c$i$j; }
+        //@ end
     }
     //@ end
     //@ end

@@ -2,6 +2,7 @@
 // Arguments: 0 M, 1 K (a multiple of 4), 2 dX, 3 number of parts (+ 16 to add to dX); for each p: 4+3p N, W (in params),
 // dY. All places are multiples of 4; rows of dY are N rounded up to 4 apart, with zeros after N, or what
 // argument 13 says.
+// With BATCH, the z-th of stacks of matrices, in one part: see product.wgsl.
 // Grid: x over K and y over M in tiles of 8; a thread makes 8 x 8 values.
 // With QUAD, four neighbours that share rows load a quarter of dY each and pass it around.
 // CPU twin: twin::gemm_nn. Tolerance 1e-5 relative to the sum of magnitudes.
@@ -32,8 +33,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         let outputs = arg(4u + 3u * p);
         let depth = (outputs + 3u) / 4u;
         let pitch = select(arg(13u) / 4u, depth, arg(13u) == 0u);
-        let w = arg(5u + 3u * p) / 4u;
-        let dy = arg(6u + 3u * p) / 4u;
+        let w = arg(5u + 3u * p) / 4u + shift(8u, id.z);
+        let dy = arg(6u + 3u * p) / 4u + shift(7u, id.z);
         //@ for g in 2
         //@ if QUAD
         let d$g = dy + min(row + $gu * 4u + lane, rows - 1u) * pitch;
@@ -52,7 +53,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
             //@ for e in 4
             let line$e = w + min(n * 4u + $eu, outputs - 1u) * cols;
             //@ for j in 2
-            let b$e$j = params[line$e + q$j];
+            let b$e$j = right_at(line$e + q$j);
             //@ end
             //@ end
             //@ for g in 2
@@ -75,8 +76,12 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     //@ for s in 4
     //@ for j in 2
     if (row + $gu * 4u + $su < rows && col + $ju < cols) {
-        let at = dx + (row + $gu * 4u + $su) * cols + col + $ju;
-        if (adds) { arena[at] += c$g$s$j; } else { arena[at] = c$g$s$j; }
+        let at = (row + $gu * 4u + $su) * cols + col + $ju;
+        //@ if BATCH
+        store_scaled(2u, id.z, at, c$g$s$j);
+        //@ else
+        if (adds) { arena[dx + at] += c$g$s$j; } else { arena[dx + at] = c$g$s$j; }
+        //@ end
     }
     //@ end
     //@ end

@@ -1,5 +1,6 @@
 // Y_z[m, n] = sum_k X[m, k] W_z[n, k] (+ R[m, n]), for up to three weights that share X.
 // Arguments: 0 M, 1 K, 2 X, 3 R or NONE; for each z: 4+3z N, W (in params), Y; 13 distance of Y's and R's rows, or 0 for N.
+// With BATCH, the z-th of stacks of matrices: see product.wgsl.
 // Grid: x over N, y over M in tiles of 32, z over weights; a thread makes 4 x 4 values in registers.
 // CPU twin: twin::gemm_nt. Tolerance 1e-5 relative to the sum of magnitudes.
 
@@ -7,11 +8,11 @@
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let rows = arg(0u);
     let depth = arg(1u);
-    let x = arg(2u);
+    let x = arg(2u) + shift(7u, id.z);
     let residual = arg(3u);
-    let cols = arg(4u + 3u * id.z);
-    let w = arg(5u + 3u * id.z);
-    let y = arg(6u + 3u * id.z);
+    let cols = arg(4u + part(id.z));
+    let w = arg(5u + part(id.z)) + shift(8u, id.z);
+    let y = arg(6u + part(id.z));
     let row = id.y * 4u;
     let col = id.x * 4u;
     if (row >= rows || col >= cols) { return; }
@@ -23,7 +24,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     var s2 = vec4<f32>();
     var s3 = vec4<f32>();
     for (var k = 0u; k < depth; k++) {
-        let b = vec4<f32>(params[c.x + k], params[c.y + k], params[c.z + k], params[c.w + k]);
+        let b = vec4<f32>(right_at(c.x + k), right_at(c.y + k), right_at(c.z + k), right_at(c.w + k));
         s0 += arena[r.x + k] * b;
         s1 += arena[r.y + k] * b;
         s2 += arena[r.z + k] * b;
@@ -36,9 +37,13 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         for (var j = 0u; j < 4u; j++) {
             if (col + j >= cols) { break; }
             let at = (row + i) * pitch + col + j;
+            //@ if BATCH
+            store_scaled(6u, id.z, at, sums[i][j]);
+            //@ else
             var value = sums[i][j];
             if (residual != NONE) { value += arena[residual + at]; }
             arena[y + at] = value;
+            //@ end
         }
     }
 }

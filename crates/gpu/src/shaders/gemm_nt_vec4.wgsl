@@ -2,6 +2,7 @@
 // Arguments: 0 M, 1 K (a multiple of 4), 2 X, 3 R or NONE; for each z: 4+3z N, W (in params), Y. All places are multiples
 // of 4; rows of Y and R are N rounded up to 4 apart, or what argument 13
 // says.
+// With BATCH, the z-th of stacks of matrices: see product.wgsl.
 // Grid: x over N in tiles of 8, y over M in tiles of ROWS, z over weights; a thread makes ROWS x 8 values.
 // With QUAD, four neighbours that share rows load a quarter of X each and pass it around.
 // CPU twin: twin::gemm_nt. Tolerance 1e-5 relative to the sum of magnitudes.
@@ -10,9 +11,9 @@
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(workgroup_id) group: vec3<u32>) {
     let rows = arg(0u);
     let depth = arg(1u) / 4u;
-    let x = arg(2u) / 4u;
-    let cols = arg(4u + 3u * group.z);
-    let w = arg(5u + 3u * group.z) / 4u;
+    let x = arg(2u) / 4u + shift(7u, group.z);
+    let cols = arg(4u + part(group.z));
+    let w = arg(5u + part(group.z)) / 4u + shift(8u, group.z);
     let row = id.y * ROWS;
     let col = id.x * 8u;
     //@ if QUAD
@@ -52,7 +53,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(workgroup_id) gro
         //@ end
         //@ end
         //@ for j in 8
-        let b$j = params[w$j + k];
+        let b$j = right_at(w$j + k);
         //@ for g in GROUPS
         //@ for s in 4
         c$g$s$j += dot(a$g$s, b$j);
@@ -63,18 +64,22 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(workgroup_id) gro
     let stride = (cols + 3u) / 4u;
     let pitch = select(arg(13u) / 4u, stride, arg(13u) == 0u);
     let at = col / 4u;
-    let y = arg(6u + 3u * group.z) / 4u;
+    let y = arg(6u + part(group.z)) / 4u;
     //@ for g in GROUPS
     //@ for s in 4
     if (row + $gu * 4u + $su < rows) {
         let line = (row + $gu * 4u + $su) * pitch + at;
-        if (at < stride) { store(y, line, vec4<f32>(c$g$s0, c$g$s1, c$g$s2, c$g$s3)); }
-        if (at + 1u < stride) { store(y, line + 1u, vec4<f32>(c$g$s4, c$g$s5, c$g$s6, c$g$s7)); }
+        if (at < stride) { store(y, group.z, line, vec4<f32>(c$g$s0, c$g$s1, c$g$s2, c$g$s3)); }
+        if (at + 1u < stride) { store(y, group.z, line + 1u, vec4<f32>(c$g$s4, c$g$s5, c$g$s6, c$g$s7)); }
     }
     //@ end
     //@ end
 }
 
-fn store(y: u32, at: u32, value: vec4<f32>) {
+fn store(y: u32, z: u32, at: u32, value: vec4<f32>) {
+    //@ if BATCH
+    store_scaled(6u, z, at, value);
+    //@ else
     if (arg(3u) == NONE) { arena[y + at] = value; } else { arena[y + at] = value + arena[arg(3u) / 4u + at]; }
+    //@ end
 }
