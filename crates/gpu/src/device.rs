@@ -77,7 +77,11 @@ impl Gpu {
         let name = name(&adapter, &device);
         let info = adapter.get_info();
         let software = info.device_type == wgpu::DeviceType::Cpu || SOFTWARE.iter().any(|word| name.contains(word));
-        let traits = Traits { quads: has_subgroups(&device) && info.subgroup_min_size >= 4, software };
+        let traits = Traits {
+            quads: has_subgroups(&device) && info.subgroup_min_size >= 4,
+            software,
+            workgroup_bytes: device.limits().max_compute_workgroup_storage_size,
+        };
         let timestamps = device.features().contains(wgpu::Features::TIMESTAMP_QUERY);
         Ok(Self { device, queue, name, faults, traits, timestamps })
     }

@@ -40,9 +40,15 @@ impl Op {
             Self::Nt => &[Kernel::GemmNt, Kernel::GemmNtVec4, Kernel::GemmNtTiled, Kernel::GemmNtQuad],
             Self::Nn => &[Kernel::GemmNn, Kernel::GemmNnVec4, Kernel::GemmNnTiled, Kernel::GemmNnQuad],
             Self::Tn => &[Kernel::GemmTn, Kernel::GemmTnVec4, Kernel::GemmTnTiled, Kernel::GemmTnQuad],
-            Self::Attention => &[Kernel::Attention, Kernel::AttentionVec4, Kernel::AttentionQuad],
-            Self::AttentionDq => &[Kernel::AttentionDq, Kernel::AttentionDqVec4, Kernel::AttentionDqQuad],
-            Self::AttentionDkv => &[Kernel::AttentionDkv, Kernel::AttentionDkvVec4, Kernel::AttentionDkvQuad],
+            Self::Attention => {
+                &[Kernel::Attention, Kernel::AttentionVec4, Kernel::AttentionQuad, Kernel::AttentionTiled]
+            }
+            Self::AttentionDq => {
+                &[Kernel::AttentionDq, Kernel::AttentionDqVec4, Kernel::AttentionDqQuad, Kernel::AttentionDqTiled]
+            }
+            Self::AttentionDkv => {
+                &[Kernel::AttentionDkv, Kernel::AttentionDkvVec4, Kernel::AttentionDkvQuad, Kernel::AttentionDkvTiled]
+            }
             Self::Norm => &[Kernel::RmsNorm, Kernel::RmsNormRow],
             Self::NormDx => &[Kernel::RmsNormDx, Kernel::RmsNormDxRow],
             Self::CrossEntropy => &[Kernel::CrossEntropy, Kernel::CrossEntropyRow],
@@ -68,6 +74,9 @@ impl Op {
             Self::Nt | Self::Nn | Self::Tn => shape.is_vector(),
             Self::Norm | Self::NormDx => shape.hidden.is_multiple_of(4),
             Self::CrossEntropy => true,
+            Self::Attention | Self::AttentionDq | Self::AttentionDkv if kernel.is_tiled() => {
+                shape.head.is_multiple_of(8) && kernel.attention_bytes(shape.head) <= device.workgroup_bytes
+            }
             Self::AttentionDkv => shape.head.is_multiple_of(8) && shape.context.is_multiple_of(4),
             Self::Attention | Self::AttentionDq => {
                 shape.head.is_multiple_of(8) && (!kernel.needs_quads() || shape.context.is_multiple_of(4))
@@ -86,6 +95,8 @@ pub(crate) struct Traits {
     pub quads: bool,
     /// The processor plays the graphics card.
     pub software: bool,
+    /// Memory that the threads of a workgroup can share.
+    pub workgroup_bytes: u32,
 }
 
 /// A kernel for each operation.
@@ -149,8 +160,8 @@ mod tests {
         Shape::of(&model, 2, context).unwrap()
     }
 
-    const CARD: Traits = Traits { quads: true, software: false };
-    const SOFTWARE: Traits = Traits { quads: true, software: true };
+    const CARD: Traits = Traits { quads: true, software: false, workgroup_bytes: 32_768 };
+    const SOFTWARE: Traits = Traits { software: true, ..CARD };
 
     #[test]
     fn sizes_that_are_no_multiples_of_four_take_the_plain_forms() {
@@ -171,6 +182,9 @@ mod tests {
         assert!(all(CARD).iter().any(|kernel| kernel.is_tiled()) && !all(CARD).iter().any(|kernel| kernel.is_row()));
         assert!(!all(SOFTWARE).iter().any(|kernel| kernel.is_tiled()) && all(SOFTWARE).contains(&Kernel::RmsNormRow));
         assert!(!all(Traits { quads: false, ..CARD }).iter().any(|kernel| kernel.needs_quads()));
+        let tiled = |kernel: &Kernel| kernel.attention_bytes(16) > 0;
+        assert_eq!(all(CARD).iter().filter(|kernel| tiled(kernel)).count(), 3);
+        assert!(!all(Traits { workgroup_bytes: 1024, ..CARD }).iter().any(tiled));
     }
 
     #[test]

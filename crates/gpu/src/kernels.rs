@@ -47,12 +47,15 @@ kernels! {
     Attention = "attention",
     AttentionVec4 = "attention_vec4",
     AttentionQuad = "attention_vec4",
+    AttentionTiled = "attention_tiled",
     AttentionDq = "attention_dq",
     AttentionDqVec4 = "attention_dq_vec4",
     AttentionDqQuad = "attention_dq_vec4",
+    AttentionDqTiled = "attention_dq_tiled",
     AttentionDkv = "attention_dkv",
     AttentionDkvVec4 = "attention_dkv_vec4",
     AttentionDkvQuad = "attention_dkv_vec4",
+    AttentionDkvTiled = "attention_dkv_tiled",
     SwiGlu = "swiglu",
     SwiGluBackward = "swiglu_backward",
     Embed = "embed",
@@ -77,6 +80,9 @@ kernels! {
     BatchNnTiled = "gemm_nn_tiled",
     MuonApply = "muon_apply",
 }
+
+/// Queries, or keys, that a workgroup of tiled attention works on.
+const ATTENTION_BLOCK: u32 = 32;
 
 impl Kernel {
     /// Whether neighbouring threads pass values around, which a device must offer.
@@ -124,6 +130,23 @@ impl Kernel {
         ["GemmNt", "GemmNn", "Batch"].iter().any(|product| self.name().starts_with(product))
     }
 
+    /// Workgroups of attention over so many (sequence, head) of `context` tokens.
+    pub fn attention_groups(self, heads: u32, context: u32) -> u32 {
+        if self.is_tiled() { heads * context.div_ceil(ATTENTION_BLOCK) } else { (heads * context).div_ceil(64) }
+    }
+
+    /// Bytes of workgroup memory that attention takes for heads of `head` values.
+    pub fn attention_bytes(self, head: u32) -> u32 {
+        let block = ATTENTION_BLOCK * (head / 4 + 1) * 16;
+        let weights = ATTENTION_BLOCK * (ATTENTION_BLOCK / 4 + 1) * 16;
+        match self {
+            Self::AttentionTiled => 2 * block + weights,
+            Self::AttentionDqTiled => 3 * block + weights + ATTENTION_BLOCK * 4,
+            Self::AttentionDkvTiled => 3 * block + weights,
+            _ => 0,
+        }
+    }
+
     /// Values across and down that a workgroup of a matrix product makes.
     pub fn tile(self) -> [u32; 2] {
         let [wide, high] = self.workgroup();
@@ -152,6 +175,9 @@ impl Kernel {
             ("HEAD", head),
             ("HEAD4", head / 4),
             ("HEAD8", head / 8),
+            ("PITCH", head / 4 + 1),
+            ("BLOCK", ATTENTION_BLOCK * (head / 4 + 1)),
+            ("SHARE", head.div_ceil(32)),
             ("GROUPS", groups),
             ("ROWS", groups * 4),
             ("WIDE", wide),

@@ -26,7 +26,7 @@ const TOLERANCE: f32 = 1e-3;
 #[derive(Default)]
 pub(crate) struct Trial {
     arguments: [u32; ARGUMENTS],
-    /// Values across and down, and parts; or rows; or threads.
+    /// Values across and down, and parts; or rows; or heads of sequences, and their tokens.
     extent: [u32; 3],
     arena: u32,
     params: u32,
@@ -157,8 +157,8 @@ fn attention(op: Op, shape: Shape) -> Trial {
         Op::Attention => &[q_at, k_at, v_at, o, 0],
         _ => &[q_at, k_at, v_at, o, 0, d_o, rows, out, table],
     };
-    let threads = if op == Op::AttentionDkv { batch * context * shape.keys } else { rows };
-    let mut trial = Trial { extent: [threads, 1, 1], ..Trial::default() };
+    let heads = batch * if op == Op::AttentionDkv { shape.keys } else { shape.heads };
+    let mut trial = Trial { extent: [heads, context, 1], ..Trial::default() };
     trial.set(&[&sizes[..], rest].concat());
     Trial { arena: table + context * shape.head, stats: 2 * rows, ..trial }
 }
@@ -250,6 +250,7 @@ pub(crate) fn grid(kernel: Kernel, trial: &Trial, op: Op) -> [u32; 3] {
             let [across, down] = kernel.tile();
             [wide.div_ceil(across), high.div_ceil(down), parts]
         }
+        Op::Attention | Op::AttentionDq | Op::AttentionDkv => crate::plan::fold(kernel.attention_groups(wide, high)),
         Op::Norm | Op::NormDx | Op::CrossEntropy if !kernel.is_row() => crate::plan::fold(wide),
         _ => crate::plan::fold(wide.div_ceil(64)),
     }

@@ -7,7 +7,7 @@ use shoal_gpu::{Options, ResumingEngine};
 use shoal_learn::{Batch, Engine, EngineError, StepSettings};
 use shoal_wire::{
     Digest,
-    manifest::{AdamW, ModelSpec},
+    manifest::{AdamW, ModelSpec, RopeScaling},
 };
 
 fn model() -> ModelSpec {
@@ -21,6 +21,7 @@ fn model() -> ModelSpec {
         max_position_embeddings: 16,
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,
+        rope_scaling: RopeScaling::Default,
         tie_word_embeddings: false,
     }
 }

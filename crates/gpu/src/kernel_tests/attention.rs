@@ -4,7 +4,7 @@
 use super::*;
 
 /// One token, one head; grouped queries 4:2 and 8:2 on odd contexts; a context of one; sizes for vectors; production's.
-const ATTENTIONS: [Attention; 8] = [
+const ATTENTIONS: [Attention; 9] = [
     Attention { batch: 1, context: 1, heads: 1, keys: 1, head: 2 },
     Attention { batch: 3, context: 1, heads: 4, keys: 2, head: 8 },
     Attention { batch: 2, context: 19, heads: 4, keys: 2, head: 12 },
@@ -13,16 +13,22 @@ const ATTENTIONS: [Attention; 8] = [
     Attention { batch: 4, context: 64, heads: 4, keys: 4, head: 32 },
     Attention { batch: 1, context: 4, heads: 8, keys: 2, head: 8 },
     Attention { batch: 3, context: 68, heads: 6, keys: 2, head: 24 },
+    Attention { batch: 1, context: 132, heads: 2, keys: 1, head: 64 },
 ];
 
 /// The forms of an operation on attention that fit its sizes and this device.
 fn attentions(op: Op) -> impl Iterator<Item = (Kernel, Attention)> {
     let fits = move |kernel: &Kernel, shape: &Attention| {
-        let fours = !kernel.needs_quads() && op != Op::AttentionDkv || shape.context.is_multiple_of(4);
+        let fours =
+            !kernel.needs_quads() && op != Op::AttentionDkv || shape.context.is_multiple_of(4) || kernel.is_tiled();
         !kernel.is_vector() || shape.head.is_multiple_of(8) && fours
     };
     let pairs = forms(op).flat_map(|kernel| ATTENTIONS.map(|shape| (kernel, shape)));
     pairs.filter(move |(kernel, shape)| fits(kernel, shape))
+}
+
+fn groups(kernel: Kernel, shape: Attention, heads: usize) -> [u32; 3] {
+    folded(kernel.attention_groups((shape.batch * heads) as u32, shape.context as u32) as usize)
 }
 
 /// Cosines and sines of angles that no two positions share.
@@ -77,7 +83,7 @@ fn attention_is_its_twin() {
         let o = bench.room(Memory::Arena, expected_o.len());
         let lse = bench.room(Memory::Stats, expected_lse.len());
         let arguments = [&sizes(shape)[..], &[q, k, v, o, lse]].concat();
-        let outcome = bench.run(kernel, shape.head, &arguments, threads(expected_lse.len()));
+        let outcome = bench.run(kernel, shape.head, &arguments, groups(kernel, shape, shape.heads));
         let outcome = outcome.values("O", Memory::Arena, o, &expected_o);
         outcome.values("log-sum-exp", Memory::Stats, lse, &expected_lse).nothing_else();
     }
@@ -97,7 +103,7 @@ fn attention_dq_is_its_twin() {
         let delta = bench.room(Memory::Stats, lse.len());
         let dq = bench.room(Memory::Arena, q.len());
         let arguments = [&sizes(shape)[..], &at, &[delta, dq, bench.arena(&table)]].concat();
-        let outcome = bench.run(kernel, shape.head, &arguments, threads(lse.len()));
+        let outcome = bench.run(kernel, shape.head, &arguments, groups(kernel, shape, shape.heads));
         let outcome = outcome.values("delta", Memory::Stats, delta, &expected.delta);
         outcome.values("dQ", Memory::Arena, dq, &expected.dq).nothing_else();
     }
@@ -118,7 +124,7 @@ fn attention_dkv_is_its_twin() {
         let dv = bench.room(Memory::Arena, k.len());
         let rest = [q, keys, v, dk, lse, d_o, delta, dv, bench.arena(&table)];
         let arguments = [&sizes(shape)[..], &rest].concat();
-        let outcome = bench.run(kernel, shape.head, &arguments, threads(k.len() / shape.head));
+        let outcome = bench.run(kernel, shape.head, &arguments, groups(kernel, shape, shape.keys));
         let outcome = outcome.values("dK", Memory::Arena, dk, &expected.dk);
         outcome.values("dV", Memory::Arena, dv, &expected.dv).nothing_else();
     }

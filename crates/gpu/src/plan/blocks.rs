@@ -90,7 +90,7 @@ impl Builder<'_> {
         let lse = self.stats.take(rows * shape.heads as usize);
         let places = [q_at, k_at, v_at, context.offset(), lse.offset()];
         let attention = [&[shape.batch, shape.context, shape.heads, shape.keys][..], &places].concat();
-        self.flat(self.forms.of(Op::Attention), shape.rows * shape.heads, &attention);
+        self.attention(Op::Attention, shape.heads, &attention);
         let middle = self.hidden();
         let out = self.part(layer, "self_attn.o_proj")?;
         self.forward_gemm(shape.hidden, context, Some(x), &[(shape.hidden, out, middle)]);
@@ -245,9 +245,9 @@ impl Builder<'_> {
         let common =
             [shape.batch, shape.context, shape.heads, shape.keys, saved.q.offset(), saved.k.offset(), saved.v.offset()];
         let rest = [saved.context, saved.lse, d_context, delta, dq, self.rope_table].map(Place::offset);
-        self.flat(self.forms.of(Op::AttentionDq), shape.rows * shape.heads, &[&common[..], &rest].concat());
+        self.attention(Op::AttentionDq, shape.heads, &[&common[..], &rest].concat());
         let rest = [dk, saved.lse, d_context, delta, dv, self.rope_table].map(Place::offset);
-        self.flat(self.forms.of(Op::AttentionDkv), shape.rows * shape.keys, &[&common[..], &rest].concat());
+        self.attention(Op::AttentionDkv, shape.keys, &[&common[..], &rest].concat());
         let parts = [
             (shape.hidden, self.part(layer, "self_attn.q_proj")?, dq),
             (shape.key_width(), self.part(layer, "self_attn.k_proj")?, dk),
@@ -262,6 +262,11 @@ impl Builder<'_> {
         self.give_attention(&saved);
         self.give(&[saved.x]);
         Ok(())
+    }
+
+    fn attention(&mut self, op: Op, heads: u32, arguments: &[u32]) {
+        let kernel = self.forms.of(op);
+        self.push(kernel, arguments, fold(kernel.attention_groups(self.shape.batch * heads, self.shape.context)));
     }
 
     fn norm(&mut self, x: Place, weight: Weight, y: Place, rstd: Place) {
