@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use shoal_cpu::CpuEngine;
 use shoal_gpu::{GemmBench, GpuEngine, KernelTime};
 use shoal_learn::{Batch, Engine, Layout, folder, recipe::SoloRecipe};
 use wasm_bindgen::{JsError, JsValue, prelude::wasm_bindgen};
 
-use crate::scope;
+use crate::{scope, team::Team};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -33,6 +32,21 @@ struct Extra {
     forms: String,
     /// Milliseconds of one more step by class of kernel, when that was asked for and the device has timestamps.
     classes: Option<BTreeMap<&'static str, f64>>,
+    /// Of the CPU engine.
+    threads: Option<usize>,
+    /// From one reading of a loss to the next, when a control was asked for.
+    windows: Vec<Window>,
+}
+
+/// Some steps, and right before them a piece of work that is always the same.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Window {
+    steps: u32,
+    ms: f64,
+    control_ms: f64,
+    /// Of this module's memory, after the steps.
+    heap_bytes: usize,
 }
 
 struct Task {
@@ -41,6 +55,7 @@ struct Task {
     steps: u32,
     warmup: u32,
     sync_every: u32,
+    control: bool,
 }
 
 /// Trains `steps` steps after `warmup` ones. `model` is a `config.json`, `recipe` a recipe file, `weights` and `batches`
@@ -57,6 +72,8 @@ pub async fn train_bench(
     sync_every: u32,
     engine: &str,
     profile: bool,
+    control: bool,
+    threads: Option<u32>,
 ) -> Result<JsValue, JsError> {
     let spec = folder::parse_config(model)?;
     let layout = Layout::of(&spec)?;
@@ -66,7 +83,8 @@ pub async fn train_bench(
     let rows = tokens.chunks_exact(batch * row);
     let batches: Option<Vec<Batch>> = rows.take(count).map(|rows| Batch::from_rows(rows, batch, context)).collect();
     let batches = batches.ok_or_else(|| JsError::new("a batch is empty"))?;
-    let task = Task { batches, recipe: SoloRecipe::parse(recipe)?, steps, warmup, sync_every: sync_every.max(1) };
+    let task =
+        Task { batches, recipe: SoloRecipe::parse(recipe)?, steps, warmup, sync_every: sync_every.max(1), control };
     let started = scope::precise_ms();
     let report = match engine {
         "gpu" => {
@@ -89,7 +107,12 @@ pub async fn train_bench(
             };
             report
         }
-        "cpu" => train(CpuEngine::new(&spec, batch, context)?, &parameters, &task, started).await?.1,
+        "cpu" => {
+            let team = Team::open(&spec, batch, context, threads.map(|threads| threads as usize)).await?;
+            let (team, mut report) = train(team, &parameters, &task, started).await?;
+            report.extra.threads = Some(team.threads());
+            report
+        }
         other => return Err(JsError::new(&format!("the engine {other:?} is neither `gpu` nor `cpu`"))),
     };
     Ok(scope::to_js(&report))
@@ -111,13 +134,27 @@ async fn train<E: Engine>(
         }
     }
     let mut losses = Vec::with_capacity(task.steps as usize);
-    let counted = scope::precise_ms();
-    for step in 1..=task.steps {
-        task.step(&mut engine, task.warmup + step)?;
-        let read = step % task.sync_every == 0 || step == task.steps;
-        losses.push(if read { engine.losses().await?.last().copied() } else { None });
+    let mut ms = 0.0;
+    for first in (1..=task.steps).step_by(task.sync_every as usize) {
+        let window = first..task.steps.saturating_add(1).min(first + task.sync_every);
+        let control_ms = if task.control { control() } else { 0.0 };
+        let counted = scope::precise_ms();
+        for step in window.clone() {
+            task.step(&mut engine, task.warmup + step)?;
+            losses.push(None);
+        }
+        if let Some(last) = losses.last_mut() {
+            *last = engine.losses().await?.last().copied();
+        }
+        let took = scope::precise_ms() - counted;
+        ms += took;
+        if task.control {
+            scope::mark("bench:window")?;
+            let heap_bytes = core::arch::wasm32::memory_size(0) << 16;
+            extra.windows.push(Window { steps: window.len() as u32, ms: took, control_ms, heap_bytes });
+        }
     }
-    let ms_per_step = (scope::precise_ms() - counted) / f64::from(task.steps.max(1));
+    let ms_per_step = ms / f64::from(task.steps.max(1));
     Ok((engine, Report { ms_per_step, losses, extra }))
 }
 
@@ -128,6 +165,22 @@ impl Task {
         Ok(engine.step(batch, &self.recipe.settings(step))?)
     }
 }
+
+/// Milliseconds of multiplications and additions of numbers that fit the cache: how fast the machine is just now.
+fn control() -> f64 {
+    let started = scope::precise_ms();
+    let (mut a, b) = (vec![1.0_f32; 4096], vec![1e-9_f32; 4096]);
+    for _ in 0..CONTROL_ROUNDS {
+        for (a, b) in a.iter_mut().zip(&b) {
+            *a = *a * 0.999_999 + *b;
+        }
+    }
+    core::hint::black_box(&a);
+    scope::precise_ms() - started
+}
+
+/// About a tenth of a second.
+const CONTROL_ROUNDS: u32 = 100_000;
 
 #[derive(Serialize)]
 struct GemmReport {

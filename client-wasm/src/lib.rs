@@ -22,3 +22,4 @@ mod opfs;
 mod page;
 mod peer;
 mod scope;
+mod team;

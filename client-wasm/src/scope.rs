@@ -3,7 +3,7 @@
 use js_sys::{Array, Function, Promise, Reflect};
 use serde::Serialize;
 use shoal_wire::Millis;
-use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
+use wasm_bindgen::{JsCast, JsError, JsValue, prelude::wasm_bindgen};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::DedicatedWorkerGlobalScope;
 
@@ -37,6 +37,11 @@ pub fn now() -> Millis {
 /// Milliseconds with fractions, for measuring.
 pub fn precise_ms() -> f64 {
     PERFORMANCE.with(web_sys::Performance::now)
+}
+
+/// Leaves a mark that the page's tools see.
+pub fn mark(name: &str) -> Result<(), JsError> {
+    PERFORMANCE.with(|clock| clock.mark(name)).map(drop).map_err(|error| JsError::new(&words(&error)))
 }
 
 pub fn random() -> Result<[u8; 32], String> {

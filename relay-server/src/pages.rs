@@ -132,6 +132,12 @@ async fn protect(State(embedding): State<Arc<Embedding>>, request: Request, next
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     let resource_policy = if shared { "cross-origin" } else { "same-origin" };
     headers.insert(HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static(resource_policy));
+    if !shared {
+        // Isolated pages may share memory between the threads of their CPU engine.
+        headers.insert(HeaderName::from_static("cross-origin-opener-policy"), HeaderValue::from_static("same-origin"));
+        let policy = HeaderValue::from_static("require-corp");
+        headers.insert(HeaderName::from_static("cross-origin-embedder-policy"), policy);
+    }
     if script {
         // A module script from another site is fetched as any other data would be.
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));

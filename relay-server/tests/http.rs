@@ -166,10 +166,14 @@ async fn pages_carry_a_strict_policy_and_only_the_embedded_one_may_be_framed() {
     for part in ["script-src 'self' 'wasm-unsafe-eval'", "frame-ancestors 'none'", "nosniff", "referrer-policy"] {
         assert!(head.contains(part), "{part} in {head}");
     }
+    // Isolated, so that threads may share memory.
+    for part in ["cross-origin-opener-policy: same-origin", "cross-origin-embedder-policy: require-corp"] {
+        assert!(head.contains(part), "{part} in {head}");
+    }
     assert!(!head.contains("access-control-allow"), "{head}");
     let head = get(to, "/embed.html").await.head.to_lowercase();
     assert!(head.contains("frame-ancestors 'self' https://partner.example"), "{head}");
-    assert!(!head.contains("x-frame-options"), "{head}");
+    assert!(!head.contains("x-frame-options") && !head.contains("embedder-policy"), "{head}");
     for path in ["/../Cargo.toml", "/%2e%2e/Cargo.toml", "/assets/..%2f..%2fpackage.json", "/.gitignore"] {
         assert_eq!(get(to, path).await.status, 404, "{path}");
     }

@@ -3,14 +3,16 @@
 import { call, launch, machine } from './lib/browser.mjs'
 import { found, gemmPeak, trainNatively, writeTask } from './lib/native.mjs'
 import { PEERS, options as asked } from './lib/options.mjs'
-import { classTable, figures, gemmRatios, gemmTable, losses, median, ratios, table } from './lib/report.mjs'
+import { classTable, driftOf, figures, gemmRatios, gemmTable, losses, median, ratios, table } from './lib/report.mjs'
 import { root, serve } from './lib/site.mjs'
-import { LARGE, MODELS, flops, task } from './lib/task.mjs'
+import { LARGE, MODELS, SMALL, flops, task } from './lib/task.mjs'
 
 /** Of the first losses, relative to the CPU engine's. */
 const PARITY = 1e-4
 /** A peer whose step takes longer is measured once. */
 const PATIENCE_MS = 40_000
+/** Into which so many steps are cut when drift is measured. */
+const WINDOWS = 100
 /** The first of these that takes part. */
 const REFERENCES = ['shoal-cpu', 'shoal-native-cpu']
 
@@ -49,7 +51,7 @@ function measurer(browser, origin, natives, { name, config, weights, batches }) 
   const page = { config, weightsUrl: `/${name}/weights`, batchesUrl: `/${name}/batches` }
   return (peer, order) => {
     if (peer in natives) return trainNatively(natives[peer], { folder, ...order })
-    return call(browser, origin + PEERS[peer].page, 'trainBench', { ...page, ...order, engine: PEERS[peer].engine })
+    return call(browser, origin + PEERS[peer].page, 'trainBench', { ...page, ...order, engine: PEERS[peer].engine, threads: PEERS[peer].threads })
   }
 }
 
@@ -128,12 +130,26 @@ async function gemm(browser, origin) {
   return rows
 }
 
+/** Trains for long, and tells whether steps grow slower than a fixed piece of work beside them, and what memory does. */
+async function drift(browser, origin, { name, config }, steps) {
+  const rows = {}
+  for (const peer of pages.filter((peer) => peer.startsWith('shoal-'))) {
+    const order = { config, weightsUrl: `/${name}/weights`, batchesUrl: `/${name}/batches`, engine: PEERS[peer].engine, threads: PEERS[peer].threads }
+    const syncEvery = Math.max(1, Math.ceil(steps / WINDOWS))
+    const answer = await call(browser, origin + PEERS[peer].page, 'trainBench', { ...order, steps, warmup: 20, syncEvery, control: true })
+    rows[peer] = driftOf(answer)
+    print(`${name}, ${steps} steps: ${peer} ${JSON.stringify(rows[peer])}`)
+  }
+  return rows
+}
+
 const pages = options.peers.filter((peer) => 'page' in PEERS[peer])
-const programs = options.peers.filter((peer) => !('page' in PEERS[peer]))
+// Drift is that of pages: their memory is managed for them.
+const programs = options.drift ? [] : options.peers.filter((peer) => !('page' in PEERS[peer]))
 const natives = await found(Object.fromEntries(programs.map((peer) => [peer, PEERS[peer]])), say)
 const real = options.gpu || Object.values(natives).some(isReal)
 const models = options.models ?? (real ? [...MODELS, LARGE] : MODELS)
-const tasks = options.gemm === 'only' ? [] : models.map(task)
+const tasks = options.drift ? [task(SMALL)] : options.gemm === 'only' ? [] : models.map(task)
 const made = new Map()
 for (const { name, weights, batches } of tasks) {
   made.set(`/${name}/weights`, weights)
@@ -150,7 +166,8 @@ try {
     if (options.gpu && /swiftshader|none/i.test(report.machine.adapter)) throw new Error('the browser found no GPU')
   }
   report.ratios = {}
-  for (const task of tasks) {
+  if (options.drift) report.drift = await drift(browser, site.origin, tasks[0], options.drift)
+  for (const task of options.drift ? [] : tasks) {
     const { rows, failed } = await compare(browser, site?.origin, natives, task)
     report[task.name] = rows
     report.ratios[task.name] = ratios(rows)
@@ -160,7 +177,7 @@ try {
     }
     for (const [pair, ratio] of Object.entries(report.ratios[task.name])) print(`  ${pair}: ${ratio}`)
   }
-  if (site && options.gemm !== 'no') {
+  if (site && !options.drift && options.gemm !== 'no') {
     report.gemm = await gemm(browser, site.origin)
     report.ratios.gemm = gemmRatios(report.gemm)
   }

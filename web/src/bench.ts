@@ -1,5 +1,6 @@
 /** Trains alone in this browser and measures it: `window.trainBench`; plain products: `window.gemmBench`. */
 
+import { offerHelpers } from './client/helpers';
 import { askForSubgroups } from './client/subgroups';
 import init, { gemmBench, trainBench } from './wasm/shoal_client.js';
 
@@ -17,6 +18,10 @@ export interface BenchOrder {
   engine: 'gpu' | 'cpu';
   /** Also time each kernel of one more step: `extra.classes`, where the device has timestamps. */
   profile?: boolean;
+  /** Also time a fixed piece of work before each reading of a loss: `extra.windows`. */
+  control?: boolean;
+  /** Of the CPU engine; as many as there are cores unless given. Without isolation there is one. */
+  threads?: number;
 }
 
 export interface BenchReport {
@@ -55,12 +60,25 @@ async function fetchBytes(url: string): Promise<Uint8Array> {
 const json = (value: unknown) => new TextEncoder().encode(JSON.stringify(value));
 
 askForSubgroups();
+offerHelpers();
 const ready = init();
 
-window.trainBench = async ({ config, weightsUrl, batchesUrl, steps, warmup, syncEvery, engine, profile }) => {
+window.trainBench = async ({ config, weightsUrl, batchesUrl, steps, warmup, syncEvery, engine, ...more }) => {
   const [weights, batches] = await Promise.all([fetchBytes(weightsUrl), fetchBytes(batchesUrl), ready]);
   const recipe = json({ optimizer: config.optimizer });
-  return trainBench(json(config.model), recipe, weights, batches, steps, warmup, syncEvery, engine, profile ?? false);
+  const { profile = false, control = false, threads } = more;
+  const times = [steps, warmup, syncEvery] as const;
+  return trainBench(
+    json(config.model),
+    recipe,
+    weights,
+    batches,
+    ...times,
+    engine,
+    profile,
+    control,
+    threads,
+  );
 };
 
 window.gemmBench = async ({ engine, form, size, ms }) => {

@@ -19,8 +19,8 @@ pub struct Train {
     /// Which models, of llama-nano, llama-micro and gpt2-124m; the last only where there is a real GPU unless named
     #[arg(long, value_delimiter = ',')]
     models: Vec<String>,
-    /// Which peers, of shoal-webgpu, shoal-cpu, jaxjs-webgpu, jaxjs-wasm, tfjs-webgpu, shoal-native-gpu,
-    /// shoal-native-cpu, torch-cpu and torch-cuda
+    /// Which peers, of shoal-webgpu, shoal-cpu, shoal-cpu-1 (one thread), jaxjs-webgpu, jaxjs-wasm, tfjs-webgpu,
+    /// tfjs-wasm, shoal-native-gpu, shoal-native-cpu, torch-cpu and torch-cuda
     #[arg(long, value_delimiter = ',')]
     peers: Vec<String>,
     /// How many times each peer takes its turn

@@ -4,7 +4,6 @@ use core::cell::RefCell;
 use std::rc::Rc;
 
 use serde::Deserialize;
-use shoal_cpu::CpuEngine;
 use shoal_gpu::{Options, ResumingEngine};
 use shoal_learn::{Batch, Engine, EngineError, StepSettings};
 use shoal_store::Files;
@@ -12,7 +11,7 @@ use shoal_wire::Manifest;
 use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
 use wasm_bindgen_futures::JsFuture;
 
-use crate::{files::BrowserFiles, scope};
+use crate::{files::BrowserFiles, scope, team::Team};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -24,7 +23,7 @@ pub enum Choice {
 }
 
 pub enum AnyEngine {
-    Cpu(Box<CpuEngine>),
+    Cpu(Box<Team>),
     Gpu(Box<ResumingEngine>),
 }
 
@@ -39,7 +38,7 @@ impl AnyEngine {
     /// The engine of choice; with the reason in words where the CPU stands in for WebGPU.
     pub async fn choose(choice: Choice, manifest: &Manifest) -> Result<(Self, Option<String>), EngineError> {
         let refused = match choice {
-            Choice::Cpu => return Ok((Self::cpu(manifest)?, None)),
+            Choice::Cpu => return Ok((Self::cpu(manifest).await?, None)),
             Choice::Gpu => None,
             Choice::Auto => unsuitable().await,
         };
@@ -51,12 +50,12 @@ impl AnyEngine {
                 Err(error) => error.to_string(),
             },
         };
-        Ok((Self::cpu(manifest)?, Some(why)))
+        Ok((Self::cpu(manifest).await?, Some(why)))
     }
 
-    pub fn cpu(manifest: &Manifest) -> Result<Self, EngineError> {
+    pub async fn cpu(manifest: &Manifest) -> Result<Self, EngineError> {
         let (batch, context) = (manifest.recipe.batch as usize, manifest.recipe.context as usize);
-        Ok(Self::Cpu(Box::new(CpuEngine::new(&manifest.model, batch, context)?)))
+        Ok(Self::Cpu(Box::new(Team::open(&manifest.model, batch, context, None).await?)))
     }
 
     /// WebGPU, with the kernels that were measured here before unless `remember` is false: they may be at fault.

@@ -362,7 +362,7 @@ async fn reopen(manifest: &Manifest, failures: u32, error: &TrainError) -> Resul
         // A browser may need a moment to start its graphics process again.
         scope::sleep(REOPEN_MS).await;
     }
-    let engine = AnyEngine::cpu(manifest).map_err(|error| error.to_string())?;
+    let engine = AnyEngine::cpu(manifest).await.map_err(|error| error.to_string())?;
     Ok((engine, Some(error.to_string())))
 }
 

@@ -19,6 +19,7 @@ pub struct CpuEngine {
     rotation: Rotation,
     parameters: Values,
     gradient: Vec<f32>,
+    /// Empty until the first update: not every engine makes one.
     moments: Moments,
     workspace: Workspace,
     losses: Vec<f32>,
@@ -41,7 +42,7 @@ impl CpuEngine {
             rotation,
             parameters: zeros(values)?.into(),
             gradient: zeros(values)?,
-            moments: Moments { mean: zeros(values)?, square: zeros(values)? },
+            moments: Moments { mean: Vec::new(), square: Vec::new() },
             workspace,
             losses: Vec::new(),
         })
@@ -49,12 +50,44 @@ impl CpuEngine {
 
     /// The loss of a batch and its gradient, before clipping, in layout order.
     pub fn loss_and_gradient(&mut self, batch: &Batch) -> Result<(f32, &[f32]), EngineError> {
+        let rows = batch.tokens();
+        let (total, gradient) = self.part_of_gradient(batch, rows)?;
+        Ok(((total / rows as f64) as f32, gradient))
+    }
+
+    /// The sum of a batch's cross-entropies, and what it adds to the gradient of the mean over `of` rows, which are more
+    /// than its own where other engines compute the rest.
+    pub fn part_of_gradient(&mut self, batch: &Batch, of: usize) -> Result<(f64, &mut [f32]), EngineError> {
         self.check(batch)?;
         let pass = Pass { dims: &self.dims, rotation: &self.rotation, parameters: &self.parameters };
-        let (rows, workspace) = (batch.targets.len(), &mut self.workspace);
-        let data = (&batch.inputs[..], &batch.targets[..], rows);
-        let total = self.decoder.train(&pass, data, workspace, &mut self.gradient)?;
-        Ok(((total / rows as f64) as f32, &self.gradient))
+        let data = (&batch.inputs[..], &batch.targets[..], of);
+        let total = self.decoder.train(&pass, data, &mut self.workspace, &mut self.gradient)?;
+        Ok((total, &mut self.gradient))
+    }
+
+    /// Clips the gradient that is there and changes the parameters along it; `loss` is remembered as the step's.
+    pub fn update(&mut self, settings: &StepSettings, loss: f32) -> Result<(), EngineError> {
+        if settings.step == 0 {
+            return Err(EngineError::Failed("optimiser steps count from 1".to_owned()));
+        }
+        if let Some(limit) = settings.optimizer.grad_clip() {
+            optimizer::clip(&mut self.gradient, limit);
+        }
+        let values = self.layout.len();
+        for moments in [&mut self.moments.mean, &mut self.moments.square] {
+            if moments.is_empty() {
+                *moments = zeros(values)?;
+            }
+        }
+        let parameters = self.parameters.as_mut_slice();
+        optimizer::step(&self.layout, parameters, &self.gradient, &mut self.moments, settings)?;
+        self.losses.push(loss);
+        Ok(())
+    }
+
+    /// The parameters, in layout order.
+    pub fn parameter_values(&mut self) -> &mut [f32] {
+        self.parameters.as_mut_slice()
     }
 
     fn check(&self, batch: &Batch) -> Result<(), EngineError> {
@@ -103,17 +136,8 @@ impl Engine for CpuEngine {
     }
 
     fn step(&mut self, batch: &Batch, settings: &StepSettings) -> Result<(), EngineError> {
-        if settings.step == 0 {
-            return Err(EngineError::Failed("optimiser steps count from 1".to_owned()));
-        }
         let loss = self.loss_and_gradient(batch)?.0;
-        if let Some(limit) = settings.optimizer.grad_clip() {
-            optimizer::clip(&mut self.gradient, limit);
-        }
-        let parameters = self.parameters.as_mut_slice();
-        optimizer::step(&self.layout, parameters, &self.gradient, &mut self.moments, settings)?;
-        self.losses.push(loss);
-        Ok(())
+        self.update(settings, loss)
     }
 
     async fn losses(&mut self) -> Result<Vec<f32>, EngineError> {

@@ -61,15 +61,17 @@
     release(numbers.get(this))
   })
 
+  const windows = []
   wrap('Performance', 'mark', (name) => {
     if (name === 'bench:steps') begun = { ...counts }
+    if (name === 'bench:window') windows.push(bytes)
   })
 
-  /** Counts a step, over the counted steps, and the most bytes of buffers that lived at once. */
+  /** Counts a step, over the counted steps, the most bytes of buffers that lived at once, and those at each window's end. */
   globalThis.benchCounts = (steps) => {
     const from = begun ?? afterMappings.at(-2)
     const perStep = {}
     for (const key of Object.keys(counts)) perStep[key] = from ? (worked[key] - from[key]) / steps : 0
-    return { ...perStep, peak_bytes: peak }
+    return { ...perStep, peak_bytes: peak, window_bytes: windows }
   }
 })()

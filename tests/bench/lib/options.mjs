@@ -7,9 +7,12 @@ import { LARGE, MODELS } from './task.mjs'
 export const PEERS = {
   'shoal-webgpu': { page: '/bench.html', engine: 'gpu' },
   'shoal-cpu': { page: '/bench.html', engine: 'cpu' },
+  // The same without helpers, as in pages that are not isolated.
+  'shoal-cpu-1': { page: '/bench.html', engine: 'cpu', threads: 1 },
   'jaxjs-webgpu': { page: '/peers/pages/jax.html', engine: 'webgpu' },
   'jaxjs-wasm': { page: '/peers/pages/jax.html', engine: 'wasm' },
   'tfjs-webgpu': { page: '/peers/pages/tfjs.html', engine: 'webgpu' },
+  'tfjs-wasm': { page: '/peers/pages/tfjs.html', engine: 'wasm' },
   'shoal-native-gpu': { program: 'shoal', engine: 'gpu' },
   'shoal-native-cpu': { program: 'shoal', engine: 'cpu' },
   'torch-cpu': { program: 'torch', engine: 'cpu' },

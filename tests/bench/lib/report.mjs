@@ -30,6 +30,7 @@ export function figures(gate, timed) {
   row.first_step_ms = round(median(all.map(({ extra }) => extra.firstStepMs)), 1)
   // Opening the device, compiling, planning: beyond a steady step of the same page.
   row.first_step_extra_ms = round(median(all.map(({ extra, msPerStep }) => extra.firstStepMs - msPerStep)), 1)
+  if (all[0].extra.threads) row.threads = all[0].extra.threads
   if (all[0].extra.forms) row.forms = all[0].extra.forms
   return row
 }
@@ -41,6 +42,8 @@ export function ratios(rows) {
     ['shoal-webgpu', 'jaxjs-webgpu'],
     ['shoal-webgpu', 'tfjs-webgpu'],
     ['shoal-cpu', 'jaxjs-wasm'],
+    ['shoal-cpu-1', 'jaxjs-wasm'],
+    ['shoal-cpu', 'tfjs-wasm'],
     ['shoal-native-gpu', 'torch-cuda'],
     ['shoal-native-cpu', 'torch-cpu'],
   ]
@@ -112,4 +115,25 @@ export function gemmTable(rows) {
     line(what, (key) => (key === 'ratio' ? (ratios[what] ?? '') : rows[key][what])),
   )
   return ['', line('GFLOP/s', (key) => key), ...body].join('\n')
+}
+
+/** How steps change over a long training, against the control between them: medians of the first and the last quarter. */
+export function driftOf({ extra: { windows, threads }, counts }) {
+  const quarter = Math.max(1, windows.length >> 2)
+  const [first, last] = [windows.slice(0, quarter), windows.slice(-quarter)]
+  const of = (part, key) => median(part.map(key))
+  const step = ({ ms, steps }) => ms / steps
+  const relative = (window) => step(window) / window.controlMs
+  const change = (key) => round(of(last, key) / of(first, key) - 1, 4)
+  return {
+    steps: windows.reduce((sum, { steps }) => sum + steps, 0),
+    ...(threads ? { threads } : {}),
+    step_ms: [round(of(first, step), 2), round(of(last, step), 2)],
+    control_ms: [round(of(first, ({ controlMs }) => controlMs), 1), round(of(last, ({ controlMs }) => controlMs), 1)],
+    drift: change(step),
+    drift_of_control: change(({ controlMs }) => controlMs),
+    drift_against_control: change(relative),
+    gpu_bytes: [counts.window_bytes[0], counts.window_bytes.at(-1)],
+    heap_bytes: [windows[0].heapBytes, windows.at(-1).heapBytes],
+  }
 }

@@ -3,6 +3,8 @@ import { expose, rotation } from './common.mjs'
 
 const { tf } = window
 
+tf.wasm.setWasmPaths('/peers/node_modules/@tensorflow/tfjs-backend-wasm/dist/')
+
 expose(async (config, weights, engine) => {
   if (!(await tf.setBackend(engine))) throw new Error(`TensorFlow.js cannot use ${engine} here`)
   const { batch, context, optimizer } = config
@@ -12,7 +14,7 @@ expose(async (config, weights, engine) => {
     variables[name] = tf.variable(tf.tensor(data, shape), true, name)
   }
   const adam = tf.train.adam(lr, beta1, beta2, eps)
-  const loss = decoder(config, variables)
+  const loss = decoder(config, variables, engine)
   // Decay that is decoupled (Loshchilov and Hutter 2019) happens before Adam's own change; only matrices decay.
   const decay = () => {
     for (const variable of Object.values(variables)) {
@@ -40,7 +42,7 @@ expose(async (config, weights, engine) => {
 })
 
 /** The mean cross-entropy of a Llama decoder. */
-function decoder({ batch, context, model }, weights) {
+function decoder({ batch, context, model }, weights, engine) {
   const { hidden_size, num_attention_heads, num_hidden_layers, vocab_size, rms_norm_eps, rope_theta } = model
   const head = hidden_size / num_attention_heads
   const angles = rotation(context, head, rope_theta)
@@ -56,8 +58,12 @@ function decoder({ batch, context, model }, weights) {
     return x.mul(cos).add(tf.concat([second, first], -1).mul(sin))
   }
 
+  // The Wasm backend has no kernel for the gradient of a gather.
+  const embed = (table, tokens) =>
+    engine === 'wasm' ? tf.matMul(tf.oneHot(tokens, vocab_size).toFloat(), table) : tf.gather(table, tokens)
+
   return (inputs, targets) => {
-    let x = tf.gather(weights['model.embed_tokens.weight'], inputs)
+    let x = embed(weights['model.embed_tokens.weight'], inputs)
     for (let layer = 0; layer < num_hidden_layers; layer++) {
       const at = (part) => weights[`model.layers.${layer}.${part}.weight`]
       const mixed = norm(x, at('input_layernorm'))
