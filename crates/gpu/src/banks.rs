@@ -33,7 +33,8 @@ fn together(name: &str) -> &str {
             return layer;
         }
     }
-    name
+    // A layer's scale and shift, or weight and bias.
+    name.strip_suffix(".weight").or_else(|| name.strip_suffix(".bias")).unwrap_or(name)
 }
 
 fn is_table(tensor: &TensorInfo) -> bool {

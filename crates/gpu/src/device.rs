@@ -96,6 +96,13 @@ impl Gpu {
         self.faults.check()
     }
 
+    /// Values of 4 bytes that one binding may hold, and at most this many bytes.
+    pub fn binding_values_max(&self, bytes_max: u64) -> usize {
+        let limits = self.device.limits();
+        let bytes_max = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).min(bytes_max);
+        (bytes_max / 4).min(u64::from(u32::MAX)) as usize
+    }
+
     pub fn storage(&self, label: &str, values: usize) -> wgpu::Buffer {
         self.buffer(label, values as u64 * 4, wgpu::BufferUsages::STORAGE)
     }

@@ -5,7 +5,7 @@ use shoal_wire::manifest::ModelSpec;
 
 use crate::{
     machine::{EVALUATION_SLOT, Machine, Turn, Wish},
-    pace::Pace,
+    steps::Steps,
 };
 
 /// What one training step costs.
@@ -42,9 +42,7 @@ impl Default for Options<'_> {
 #[derive(Debug)]
 pub struct GpuEngine {
     machine: Machine,
-    /// Steps whose losses are still on the device.
-    pending: usize,
-    pace: Pace,
+    steps: Steps,
 }
 
 impl GpuEngine {
@@ -66,7 +64,7 @@ impl GpuEngine {
         let shard = Shard::whole(model);
         let wish =
             Wish { model, shard, batch, context, remembered, skipped_ways, binding_bytes_max, micro_batches: None };
-        Ok(Self { machine: Machine::open(wish).await?, pending: 0, pace: Pace::default() })
+        Ok(Self { machine: Machine::open(wish).await?, steps: Steps::default() })
     }
 
     /// The device's name.
@@ -85,13 +83,7 @@ impl GpuEngine {
     }
 
     pub fn counters(&self) -> Counters {
-        Counters {
-            dispatches: self.machine.step_turns().len() as u64,
-            submits: self.pace.submits() as u64,
-            buffer_bytes: self.machine.buffer_bytes,
-            micro_batches: self.machine.thrift.micro_batches,
-            recomputes: self.machine.thrift.recompute,
-        }
+        self.steps.counters(&self.machine)
     }
 
     pub fn parameter_count(&self) -> usize {
@@ -130,14 +122,12 @@ impl GpuEngine {
 
     /// Writes what a step needs, so that its dispatches can be recorded.
     pub(crate) fn prepare_step(&mut self, batch: &Batch, settings: &StepSettings) -> Result<(), EngineError> {
-        if self.pending >= EVALUATION_SLOT {
-            return Err(EngineError::Failed(format!("more than {EVALUATION_SLOT} steps without reading their losses")));
-        }
+        let slot = self.steps.slot()?;
         self.machine.gpu.faults.check()?;
         self.machine.write_batch(batch)?;
         self.machine.choose(&settings.optimizer)?;
-        self.machine.write_step(Some(settings), self.pending)?;
-        self.pending += 1;
+        self.machine.write_step(Some(settings), slot)?;
+        self.steps.count();
         Ok(())
     }
 }
@@ -157,28 +147,16 @@ impl Engine for GpuEngine {
 
     fn step(&mut self, batch: &Batch, settings: &StepSettings) -> Result<(), EngineError> {
         self.prepare_step(batch, settings)?;
-        // Dispatches differ in cost, but layers repeat: equal counts are nearly equal times.
-        let turns = self.machine.step_turns();
-        let part = turns.len().div_ceil(self.pace.submits());
-        for start in (0..turns.len()).step_by(part) {
-            self.machine.replay(turns.clone().skip(start).take(part));
-        }
-        self.pace.enqueued();
+        self.steps.submit(&self.machine);
         Ok(())
     }
 
     fn steps_ahead(&self) -> u32 {
-        self.pace.steps_ahead()
+        self.steps.ahead()
     }
 
     async fn losses(&mut self) -> Result<Vec<f32>, EngineError> {
-        if self.pending == 0 {
-            return Ok(Vec::new());
-        }
-        let losses = self.machine.losses(0, self.pending).await?;
-        self.pace.read(self.pending);
-        self.pending = 0;
-        Ok(losses)
+        self.steps.losses(&self.machine).await
     }
 
     async fn parameters(&mut self) -> Result<Vec<f32>, EngineError> {

@@ -68,6 +68,15 @@ impl Op {
         found
     }
 
+    /// The likeliest form on a device where all sizes and places come in fours.
+    pub fn aligned_form(self, device: Traits) -> Kernel {
+        let likeliest = |kernel: &Kernel| {
+            let quads = device.software && device.quads;
+            kernel.is_vector() && kernel.is_tiled() != device.software && kernel.needs_quads() == quads
+        };
+        self.kernels().iter().copied().find(likeliest).unwrap_or(self.kernels()[0])
+    }
+
     fn fits(self, kernel: Kernel, shape: Shape, device: Traits) -> bool {
         let aligned = match self {
             // Products hand each other rows of one stride, so they are vectors all or none.

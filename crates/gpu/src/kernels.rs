@@ -79,6 +79,22 @@ kernels! {
     BatchNnQuad = "gemm_nn_vec4",
     BatchNnTiled = "gemm_nn_tiled",
     MuonApply = "muon_apply",
+    BiasAct = "bias_act",
+    ActBackward = "act_backward",
+    ColumnSum = "column_sum",
+    Spread = "spread",
+    SpreadBackward = "spread_backward",
+    MaxPool = "max_pool",
+    MaxPoolBackward = "max_pool_backward",
+    AvgPool = "avg_pool",
+    AvgPoolBackward = "avg_pool_backward",
+    GroupNorm = "group_norm",
+    GroupNormDx = "group_norm_dx",
+    GroupNormDw = "group_norm_dw",
+    Transpose = "transpose",
+    ValueLoss = "value_loss",
+    GemmTnSplit = "gemm_tn_split",
+    SliceSum = "slice_sum",
 }
 
 /// Queries, or keys, that a workgroup of tiled attention works on.

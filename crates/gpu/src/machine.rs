@@ -62,7 +62,7 @@ pub(crate) struct Machine {
 
 /// The device's buffers. Those of parameters come once a bank.
 #[derive(Debug)]
-struct Memory {
+pub(crate) struct Memory {
     params: Vec<wgpu::Buffer>,
     grads: Vec<wgpu::Buffer>,
     moments: [Vec<wgpu::Buffer>; 2],
@@ -106,6 +106,52 @@ impl Memory {
     }
 }
 
+/// What a machine is put together from.
+pub(crate) struct Parts {
+    pub gpu: Gpu,
+    pub pipelines: Pipelines,
+    pub layout: Layout,
+    pub banks: Banks,
+    pub plan: Plan,
+    pub memory: Memory,
+    pub shape: Shape,
+    pub thrift: Thrift,
+    pub way: usize,
+    pub forms: Forms,
+}
+
+impl Parts {
+    /// Writes the dispatches' arguments, binds the buffers and compiles the kernels.
+    pub fn assemble(self) -> Result<Machine, EngineError> {
+        let Self { gpu, mut pipelines, layout, banks, plan, memory, shape, thrift, way, forms } = self;
+        gpu.queue.write_buffer(&memory.arguments, 0, &argument_bytes(&plan));
+        let bind_group = |bank| {
+            let storage = memory.of_bank(bank);
+            bind(&gpu.device, pipelines.layout(), &memory.arguments, &memory.step, storage)
+        };
+        let bind_groups = (0..banks.ranges().len()).map(bind_group).collect();
+        let update = Way::AdamW;
+        compile(&gpu, &plan, update, &mut pipelines)?;
+        gpu.faults.check()?;
+        let buffer_bytes = memory.bytes();
+        Ok(Machine {
+            gpu,
+            plan,
+            shape,
+            thrift,
+            way,
+            layout,
+            forms,
+            banks,
+            pipelines,
+            update,
+            bind_groups,
+            memory,
+            buffer_bytes,
+        })
+    }
+}
+
 impl Machine {
     /// Opens a device and plans, with as little saving of memory as the device makes necessary.
     pub async fn open(wish: Wish<'_>) -> Result<Self, EngineError> {
@@ -114,9 +160,7 @@ impl Machine {
         // Checked as a whole before anything is opened.
         let whole = Shape::of(wish.model, wish.batch, wish.context)?;
         let gpu = Gpu::open().await?;
-        let limits = gpu.device.limits();
-        let bytes_max = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).min(wish.binding_bytes_max);
-        let values_max = (bytes_max / 4).min(u64::from(u32::MAX)) as usize;
+        let values_max = gpu.binding_values_max(wish.binding_bytes_max);
         let banks = Banks::new(&layout, values_max)?;
         let mut pipelines = Pipelines::new(&gpu.device, whole.head as usize);
         let remembered = wish.remembered.and_then(|text| text.strip_prefix(&origin(&gpu))?.strip_prefix('\n'));
@@ -142,44 +186,45 @@ impl Machine {
             let (shard, tables) = (&wish.shard, &tables[..]);
             let task = Task { layout: &layout, shard, banks: &banks, shape, forms, thrift, values_max, tables };
             let attempt = match Plan::new(task) {
-                Ok(plan) => allocate(&gpu, &banks, plan, (first, words), thrift, values_max).await,
+                Ok(plan) => Self::allocate(&gpu, &banks, plan, (first, words), thrift, values_max).await,
                 Err(error) => Err(error),
             };
             match attempt {
                 Ok((plan, memory)) => {
                     let table = rope_table(wish.model, shape.context as usize);
                     gpu.queue.write_buffer(&memory.arena, plan.rope_table as u64 * 4, bytemuck::cast_slice(&table));
-                    gpu.queue.write_buffer(&memory.arguments, 0, &argument_bytes(&plan));
-                    let bind_group = |bank| {
-                        let storage = memory.of_bank(bank);
-                        bind(&gpu.device, pipelines.layout(), &memory.arguments, &memory.step, storage)
-                    };
-                    let bind_groups = (0..banks.ranges().len()).map(bind_group).collect();
-                    let update = Way::AdamW;
-                    compile(&gpu, &plan, update, &mut pipelines)?;
-                    gpu.faults.check()?;
-                    let buffer_bytes = memory.bytes();
-                    return Ok(Self {
-                        gpu,
-                        plan,
-                        shape,
-                        thrift,
-                        way,
-                        layout,
-                        forms,
-                        banks,
-                        pipelines,
-                        update,
-                        bind_groups,
-                        memory,
-                        buffer_bytes,
-                    });
+                    let parts = Parts { gpu, pipelines, layout, banks, plan, memory, shape, thrift, way, forms };
+                    return parts.assemble();
                 }
                 Err(error @ EngineError::OutOfMemory(_)) => last = error,
                 Err(error) => return Err(error),
             }
         }
         Err(last)
+    }
+
+    /// Makes the buffers of a plan; out of memory when the device says so, or when a binding would be too long.
+    pub async fn allocate(
+        gpu: &Gpu,
+        banks: &Banks,
+        plan: Plan,
+        (first, words): (usize, Vec<u32>),
+        thrift: Thrift,
+        values_max: usize,
+    ) -> Result<(Plan, Memory), EngineError> {
+        for (what, values) in [("activations", plan.arena_values), ("rows' values", plan.stats_values)] {
+            if values > values_max {
+                let text = format!("{what} take {values} values, and this device binds {values_max} at most");
+                return Err(EngineError::OutOfMemory(text));
+            }
+        }
+        let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let memory = Memory::new(gpu, banks, &plan, first + words.len(), thrift.micro_batches);
+        if let Some(error) = scope.pop().await {
+            return Err(EngineError::OutOfMemory(error.to_string()));
+        }
+        gpu.queue.write_buffer(&memory.tokens, first as u64 * 4, bytemuck::cast_slice(&words));
+        Ok((plan, memory))
     }
 
     /// The device and the forms of the kernels in use, to be remembered for this shape of model.
@@ -380,6 +425,11 @@ impl Machine {
         Ok(())
     }
 
+    /// Replaces values of the arena.
+    pub fn write_activations(&self, first: usize, values: &[f32]) {
+        self.gpu.queue.write_buffer(&self.memory.arena, first as u64 * 4, bytemuck::cast_slice(values));
+    }
+
     /// Values of the arena, once everything submitted is done.
     pub async fn activations(&self, first: usize, count: usize) -> Result<Vec<f32>, EngineError> {
         self.gpu.read(&self.memory.arena, first, count).await
@@ -403,30 +453,6 @@ impl Machine {
         }
         Ok(values)
     }
-}
-
-/// Makes the buffers of a plan; out of memory when the device says so, or when a binding would be too long.
-async fn allocate(
-    gpu: &Gpu,
-    banks: &Banks,
-    plan: Plan,
-    (first, words): (usize, Vec<u32>),
-    thrift: Thrift,
-    values_max: usize,
-) -> Result<(Plan, Memory), EngineError> {
-    for (what, values) in [("activations", plan.arena_values), ("rows' values", plan.stats_values)] {
-        if values > values_max {
-            let text = format!("{what} take {values} values, and this device binds {values_max} at most");
-            return Err(EngineError::OutOfMemory(text));
-        }
-    }
-    let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-    let memory = Memory::new(gpu, banks, &plan, first + words.len(), thrift.micro_batches);
-    if let Some(error) = scope.pop().await {
-        return Err(EngineError::OutOfMemory(error.to_string()));
-    }
-    gpu.queue.write_buffer(&memory.tokens, first as u64 * 4, bytemuck::cast_slice(&words));
-    Ok((plan, memory))
 }
 
 /// Compiles all that a step with this optimiser, an evaluation and a prediction dispatch, and forgets other kernels.

@@ -1,6 +1,7 @@
 //! The step as a flat list of dispatches, made once for a part of a model, a batch shape and what the device can bind.
 
 mod blocks;
+mod net;
 mod update;
 
 use core::ops::Range;
@@ -16,6 +17,7 @@ use crate::{
     tables::BankTables,
 };
 
+pub(crate) use net::targets_after;
 pub(crate) use update::{Updates, Way};
 
 /// "No such operand" in a dispatch's arguments.
@@ -132,6 +134,23 @@ struct Totals {
     factor: Place,
 }
 
+/// The parts of a step among its dispatches.
+struct Ranges {
+    forward: Range<usize>,
+    evaluate: Range<usize>,
+    backward: Range<usize>,
+    updates: Updates,
+    finish: Range<usize>,
+}
+
+/// Places in the arena where a step meets what is outside of it.
+struct Ends {
+    input: usize,
+    output: usize,
+    gradient: usize,
+    logits: usize,
+}
+
 struct Builder<'a> {
     task: Task<'a>,
     shape: Shape,
@@ -184,14 +203,8 @@ fn addressable(task: Task<'_>, logits_rows: u32) -> Result<(), EngineError> {
 
 impl Builder<'_> {
     fn build(mut self) -> Result<Plan, EngineError> {
-        let (shape, shard) = (self.shape, self.task.shard);
-        // First, so that no place of a micro-batch is ever theirs.
-        let batch_rows = (shape.rows * self.task.thrift.micro_batches) as usize;
-        let totals = Totals {
-            row_losses: self.stats.take(batch_rows),
-            partial: self.stats.take(NORM_GROUPS as usize * self.task.banks.ranges().len()),
-            factor: self.stats.take(1),
-        };
+        let shard = self.task.shard;
+        let totals = self.totals();
         let first = self.hidden();
         if shard.embeds() {
             self.embed(first)?;
@@ -220,24 +233,39 @@ impl Builder<'_> {
         let updates = self.update(totals);
         let finish = self.dispatches.len()..self.dispatches.len() + 1;
         self.finish(0, totals);
-        Ok(Plan {
+        let ends = Ends { input: first.at, output: output.at, gradient: dx.at, logits };
+        Ok(self.plan(totals, Ranges { forward, evaluate, backward, updates, finish }, ends))
+    }
+
+    /// Taken first, so that no place of a micro-batch is ever theirs.
+    fn totals(&mut self) -> Totals {
+        let batch_rows = (self.shape.rows * self.task.thrift.micro_batches) as usize;
+        Totals {
+            row_losses: self.stats.take(batch_rows),
+            partial: self.stats.take(NORM_GROUPS as usize * self.task.banks.ranges().len()),
+            factor: self.stats.take(1),
+        }
+    }
+
+    fn plan(self, totals: Totals, ranges: Ranges, ends: Ends) -> Plan {
+        Plan {
             dispatches: self.dispatches,
-            forward,
-            evaluate,
-            backward,
-            updates,
-            finish,
+            forward: ranges.forward,
+            evaluate: ranges.evaluate,
+            backward: ranges.backward,
+            updates: ranges.updates,
+            finish: ranges.finish,
             arena_values: self.arena.len(),
             stats_values: self.stats.len(),
             rope_table: self.rope_table.at,
-            input: first.at,
-            output: output.at,
-            gradient: dx.at,
+            input: ends.input,
+            output: ends.output,
+            gradient: ends.gradient,
             squares: totals.partial.at..totals.partial.at + NORM_GROUPS as usize * self.task.banks.ranges().len(),
             square_dispatches: self.task.banks.ranges().len(),
-            logits,
+            logits: ends.logits,
             logits_rows: self.logits_rows,
-        })
+        }
     }
 
     fn finish(&mut self, groups: u32, totals: Totals) {

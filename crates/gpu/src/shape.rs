@@ -48,6 +48,16 @@ impl Shape {
         })
     }
 
+    /// For a network that is no decoder: each row is an example, judged by so many outputs.
+    pub fn of_examples(examples: usize, outputs: usize) -> Result<Self, EngineError> {
+        if examples == 0 || examples > ROWS_MAX {
+            return Err(EngineError::Unsupported(format!("a batch has 1 to {ROWS_MAX} examples, not {examples}")));
+        }
+        let rows = examples as u32;
+        let vocab = outputs as u32;
+        Ok(Self { batch: rows, context: 1, rows, hidden: 1, inner: 1, vocab, heads: 1, keys: 1, head: 1, eps: 0 })
+    }
+
     pub fn key_width(self) -> u32 {
         self.keys * self.head
     }

@@ -1,5 +1,9 @@
 //! The kernels again as plain loops in f64, written from the formulas. Each takes and returns whole tensors, row-major.
 
+mod nets;
+
+pub(crate) use nets::*;
+
 /// A result and the sum of the magnitudes of its terms, which bounds what rounding may do to it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sum {

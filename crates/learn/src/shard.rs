@@ -23,6 +23,11 @@ pub enum ShardError {
 }
 
 impl Shard {
+    /// No blocks: for what is no decoder.
+    pub fn none() -> Self {
+        Self { layers: 0..0, of: 0 }
+    }
+
     /// All of a model.
     pub fn whole(model: &ModelSpec) -> Self {
         Self { layers: 0..model.num_hidden_layers, of: model.num_hidden_layers }

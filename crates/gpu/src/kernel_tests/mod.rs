@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod attention;
+mod nets;
 mod products;
 mod rows;
 mod update;
@@ -249,15 +250,24 @@ fn rows_of(kernel: Kernel) -> impl Iterator<Item = (usize, usize, [u32; 3])> {
 }
 
 /// The texts of the tests, to see that none is missing.
-const TESTS: [&str; 4] =
-    [include_str!("attention.rs"), include_str!("products.rs"), include_str!("rows.rs"), include_str!("update.rs")];
+const TESTS: [&str; 5] = [
+    include_str!("attention.rs"),
+    include_str!("nets.rs"),
+    include_str!("products.rs"),
+    include_str!("rows.rs"),
+    include_str!("update.rs"),
+];
 
 #[test]
 fn every_kernel_has_the_twin_that_it_names_and_a_test_here() {
     for kernel in Kernel::ALL {
         let (_, rest) = kernel.text().split_once("// CPU twin: twin::").expect("a kernel names its twin");
         let twin = rest.split('.').next().unwrap();
-        assert!(include_str!("../twin.rs").contains(&format!("pub(crate) fn {twin}(")), "no twin {twin}");
+        assert!(
+            concat!(include_str!("../twin.rs"), include_str!("../twin/nets.rs"))
+                .contains(&format!("pub(crate) fn {twin}(")),
+            "no twin {twin}"
+        );
         let op = Op::ALL.into_iter().find(|op| op.kernels().contains(kernel));
         let run = if kernel.is_batch() {
             let op = if kernel.name().starts_with("BatchNt") { Op::Nt } else { Op::Nn };

@@ -1,0 +1,29 @@
+// dX[image, y, x, channel] = the mean's share of dY, summed over all windows with that value.
+// Arguments: 0 images, 1 height, 2 width, 3 channels, 4 side of a window, 5 stride, 6 padding, 7 and 8 height and width of the
+// output, 9 dX, 10 dY; 6 is 0.
+// Grid: a thread for each value of dX.
+// CPU twin: twin::avg_pool_backward. Tolerance 1e-5.
+
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let i = flat_index(id, groups);
+    let side = arg(4u);
+    let channels = arg(3u);
+    if (i >= arg(0u) * arg(1u) * arg(2u) * channels) { return; }
+    let c = i % channels;
+    let x = i / channels % arg(2u) + arg(6u);
+    let y = i / (channels * arg(2u)) % arg(1u) + arg(6u);
+    let image = i / (channels * arg(2u) * arg(1u));
+    // The windows that reach this place: those that start at most a side before it.
+    let top = select(0u, (y - side) / arg(5u) + 1u, y >= side);
+    let left = select(0u, (x - side) / arg(5u) + 1u, x >= side);
+    let bottom = min(y / arg(5u) + 1u, arg(7u));
+    let right = min(x / arg(5u) + 1u, arg(8u));
+    var sum = 0.0;
+    for (var v = top; v < bottom; v++) {
+        for (var h = left; h < right; h++) {
+            sum += arena[arg(10u) + ((image * arg(7u) + v) * arg(8u) + h) * channels + c];
+        }
+    }
+    arena[arg(9u) + i] = sum / f32(side * side);
+}
