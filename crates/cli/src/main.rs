@@ -10,6 +10,7 @@ mod relay;
 mod run;
 mod source;
 mod train;
+mod train_net;
 mod verify;
 
 use std::process::ExitCode;

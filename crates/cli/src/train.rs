@@ -14,6 +14,7 @@ use crate::files;
 use crate::model::{self, Model};
 use crate::progress::Reporter;
 use crate::source::Source;
+use crate::train_net;
 
 const BATCHES_BYTES_MAX: u64 = 4 << 30;
 const TEXT_BYTES_MAX: u64 = 4 << 30;
@@ -25,9 +26,17 @@ const EXAMPLES: &str = "\
 Examples:
   shoal train --model my-llama --data book.txt --steps 500 --engine gpu --out trained
   shoal train --model my-llama --batches batches.safetensors --steps 50 --engine cpu --json
+  shoal train --table people.csv --target income --out income-model
+  shoal train --images t10k-images-idx3-ubyte.gz --labels t10k-labels-idx1-ubyte.gz --engine gpu
 
 --model and --out are Hugging Face folders: config.json and model.safetensors, a LlamaForCausalLM. Files of its
 tokenizer come along.
+--table is a CSV file whose first line names the columns (--header tells otherwise). A column is numbers where nine tenths
+of its cells are, and another cell is an error then; other columns are categories. Empty cells and ?, NA, N/A, null are
+missing. A target of words or of two numbers is classified, of more numbers predicted. --images and --labels are IDX files of
+bytes, gzipped or not. --out gets model.safetensors (tensors as in PyTorch's nn.Sequential), net.json (the layers, which
+--net reads) and preprocessing.json (means, deviations, categories, classes).
+
 --data is for models whose tokens are bytes: a vocabulary of 256 and no tokenizer.json.
 --batches is a safetensors file with one int32 tensor `tokens` of shape [batches, batch, context + 1];
 step i (from 0) trains on batch i mod batches. --recipe is a JSON file:
@@ -43,27 +52,34 @@ A recipe may also say how the rate rises and falls over steps; what is left out 
 /// Train a model alone, on this machine
 ///
 /// Reads a Hugging Face model folder, trains it on a text or on prepared batches, and writes a folder that
-/// `transformers` loads. With --json, prints one JSON line a step: `step` (from 1), `loss` (mean
-/// cross-entropy in nats, before the step) and `ms`.
+/// `transformers` loads. Or makes a small network for a table (--table) or for images (--images), trains it, and
+/// measures it on examples that were held out. With --json, prints one JSON line a step: `step` (from 1), `loss`
+/// (before the step; mean cross-entropy in nats for a model folder) and `ms`; a network's last line is
+/// `{"held_out": {…}}`.
 #[derive(clap::Args)]
 #[command(after_long_help = EXAMPLES, after_help = "`--help` shows examples and file formats.")]
 pub struct Args {
     /// Model folder with config.json and model.safetensors
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["table", "images"])]
+    model: Option<PathBuf>,
     /// UTF-8 text to train on; each byte is a token, so the model must have a vocabulary of 256
-    #[arg(long, value_name = "FILE", required_unless_present = "batches", conflicts_with = "batches")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["batches", "table", "images"], conflicts_with_all = ["batches", "table", "images"])]
     data: Option<PathBuf>,
     /// Prepared batches of tokens, a safetensors file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["table", "images"])]
     batches: Option<PathBuf>,
-    /// Number of optimiser steps
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    steps: u32,
+    #[command(flatten)]
+    net: train_net::NetArgs,
+    /// Number of optimiser steps [default for --table and --images: some times through the examples]
+    #[arg(long, value_name = "N", required_unless_present_any = ["table", "images"],
+          value_parser = clap::value_parser!(u32).range(1..))]
+    steps: Option<u32>,
     /// What computes: WebGPU natively (Vulkan, Metal, DirectX 12), or the processor
-    #[arg(long, value_enum)]
-    engine: EngineKind,
-    /// Optimiser settings, a JSON file [default: AdamW, learning rate 1e-3]
+    /// [default for --table and --images: cpu]
+    #[arg(long, value_enum, required_unless_present_any = ["table", "images"])]
+    engine: Option<EngineKind>,
+    /// Optimiser settings, a JSON file [default: AdamW; the learning rate is 1e-3, of images 3e-3, and falls over the
+    /// last half of the steps with --table and --images]
     #[arg(long, value_name = "FILE")]
     recipe: Option<PathBuf>,
     /// Print one JSON object a step
@@ -72,19 +88,19 @@ pub struct Args {
     /// Folder to write the trained model to; made when missing
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Sequences in a batch, with --data [default: 8]
+    /// Sequences in a batch, with --data [default: 8]; or examples [default: 32]
     #[arg(long, value_name = "B", conflicts_with = "batches", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     batch: Option<u32>,
     /// Tokens in a sequence, with --data [default: 128, or what the model allows]
     #[arg(long, value_name = "C", conflicts_with = "batches", value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     context: Option<u32>,
-    /// Chooses which parts of the text are trained on, with --data [default: 0]
+    /// Chooses which parts of the text are trained on, with --data, or which examples are held out [default: 0]
     #[arg(long, value_name = "S", conflicts_with = "batches")]
     seed: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum EngineKind {
+pub enum EngineKind {
     Gpu,
     Cpu,
 }
@@ -127,7 +143,14 @@ fn check_reads_bytes(model: &Model) -> Result<()> {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let model = Model::read(&args.model)?;
+    if args.net.is_asked() {
+        let recipe = args.recipe.as_deref().map(read_recipe).transpose()?;
+        let Args { steps, engine, json, batch, seed, .. } = *args;
+        let out = args.out.as_deref();
+        return train_net::run(&args.net, &train_net::Common { steps, engine, recipe, json, out, batch, seed });
+    }
+    let model = Model::read(args.model.as_ref().context("--model is needed")?)?;
+    let steps = args.steps.context("--steps is needed")?;
     let recipe = args.recipe.as_deref().map_or_else(|| Ok(SoloRecipe::default()), read_recipe)?;
     let source = args.source(&model)?;
     if let Some(out) = &args.out {
@@ -136,15 +159,15 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let (batch, context) = source.shape();
     let trained = pollster::block_on(async {
-        match args.engine {
+        match args.engine.context("--engine is needed")? {
             EngineKind::Cpu => {
                 let engine = CpuEngine::new(&model.spec, batch, context)?;
-                train(args, engine, &model, &source, recipe).await
+                train(steps, args.json, engine, &model, &source, recipe).await
             }
             EngineKind::Gpu => {
                 let engine = ResumingEngine::open(&model.spec, batch, context, Options::default()).await;
                 let engine = engine.context("the GPU engine did not start (`--engine cpu` needs no GPU)")?;
-                train(args, engine, &model, &source, recipe).await
+                train(steps, args.json, engine, &model, &source, recipe).await
             }
         }
     })?;
@@ -156,16 +179,17 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// Trains and returns the final parameters.
 async fn train(
-    args: &Args,
+    steps: u32,
+    json: bool,
     mut engine: impl Engine,
     model: &Model,
     source: &Source,
     recipe: SoloRecipe,
 ) -> Result<Vec<f32>> {
     engine.load(&model.parameters)?;
-    let reporter = Reporter::new(args.json, args.steps)?;
+    let reporter = Reporter::new(json, steps)?;
     reporter.note(&format!("{} parameters on {}", model.layout.len(), engine.describe()));
-    for step in 1..=args.steps {
+    for step in 1..=steps {
         let batch = source.batch(step - 1)?;
         let start = Instant::now();
         engine.step(&batch, &recipe.settings(step))?;

@@ -10,6 +10,7 @@ mod check;
 mod engine;
 mod init;
 mod presets;
+mod report;
 
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use check::{Checked, NetError, Node};
 pub use engine::{Examples, NetEngine, Targets, mean_loss};
+pub use report::Report;
 
 /// A network, as it is written down. [`Self::check`] says what it means.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -162,3 +162,19 @@ fn examples_that_do_not_fit_are_refused() {
         assert!(bad.check(&checked).is_err(), "{bad:?}");
     }
 }
+
+#[test]
+fn a_report_measures_what_the_loss_is_for() {
+    let values = Targets::Values(vec![1.0, 0.0, 1.0, 0.0]);
+    let Report::Binary { accuracy, auc, f1, .. } = Report::of(Loss::Binary, &[2.0, -1.0, -0.5, -2.0], &values, 1.0)
+    else {
+        panic!("one output")
+    };
+    assert_eq!((accuracy, auc, f1), (Some(0.75), Some(1.0), Some(2.0 / 3.0)));
+    let classes = Targets::Classes(vec![0, 2]);
+    let report = Report::of(Loss::CrossEntropy, &[3.0, 1.0, 1.0, 0.0, 5.0, 0.0], &classes, 1.0);
+    assert!(matches!(report, Report::Classes { accuracy: Some(half), .. } if (half - 0.5).abs() < 1e-12));
+    let report = Report::of(Loss::MeanSquared, &[1.0, 1.0, 0.0, 0.0], &values, 10.0);
+    let Report::Numbers { mae, rmse, r2 } = report else { panic!("numbers") };
+    assert_eq!((mae, rmse, r2), (Some(5.0), Some(50f64.sqrt()), Some(-1.0)));
+}
