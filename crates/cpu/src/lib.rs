@@ -4,7 +4,7 @@
 //! gradient, because candle's fused norms and softmax have no backward pass and its unfused ones cost
 //! several passes over memory each. Results do not depend on the number of cores. Formulas: Touvron et al. 2023 (LLaMA), Zhang and Sennrich 2019
 //! (RMSNorm), Su et al. 2021 (RoPE), Shazeer 2020 (SwiGLU), Ainslie et al. 2023 (grouped queries),
-//! Loshchilov and Hutter 2019 (AdamW).
+//! Loshchilov and Hutter 2019 (AdamW), Jordan et al. 2024 (Muon).
 
 mod attention;
 mod decoder;
