@@ -29,6 +29,7 @@ mod template;
 mod tune;
 #[cfg(all(test, not(target_arch = "wasm32")))]
 mod twin;
+mod warm;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use device::adapters;

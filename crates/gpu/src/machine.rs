@@ -122,7 +122,7 @@ pub(crate) struct Parts {
 
 impl Parts {
     /// Writes the dispatches' arguments, binds the buffers and compiles the kernels.
-    pub fn assemble(self) -> Result<Machine, EngineError> {
+    pub async fn assemble(self) -> Result<Machine, EngineError> {
         let Self { gpu, mut pipelines, layout, banks, plan, memory, shape, thrift, way, forms } = self;
         gpu.queue.write_buffer(&memory.arguments, 0, &argument_bytes(&plan));
         let bind_group = |bank| {
@@ -131,7 +131,9 @@ impl Parts {
         };
         let bind_groups = (0..banks.ranges().len()).map(bind_group).collect();
         let update = Way::AdamW;
-        compile(&gpu, &plan, update, &mut pipelines)?;
+        let kernels = used(&plan, update);
+        pipelines.compile(&gpu.device, &kernels).await?;
+        pipelines.keep(&kernels);
         gpu.faults.check()?;
         let buffer_bytes = memory.bytes();
         Ok(Machine {
@@ -194,7 +196,7 @@ impl Machine {
                     let table = rope_table(wish.model, shape.context as usize);
                     gpu.queue.write_buffer(&memory.arena, plan.rope_table as u64 * 4, bytemuck::cast_slice(&table));
                     let parts = Parts { gpu, pipelines, layout, banks, plan, memory, shape, thrift, way, forms };
-                    return parts.assemble();
+                    return parts.assemble().await;
                 }
                 Err(error @ EngineError::OutOfMemory(_)) => last = error,
                 Err(error) => return Err(error),
@@ -309,7 +311,11 @@ impl Machine {
             return Err(EngineError::OutOfMemory(text));
         }
         if update != self.update {
-            compile(&self.gpu, &self.plan, update, &mut self.pipelines)?;
+            let kernels = used(&self.plan, update);
+            for kernel in &kernels {
+                self.pipelines.get(&self.gpu.device, *kernel)?;
+            }
+            self.pipelines.keep(&kernels);
             self.update = update;
         }
         Ok(())
@@ -455,19 +461,15 @@ impl Machine {
     }
 }
 
-/// Compiles all that a step with this optimiser, an evaluation and a prediction dispatch, and forgets other kernels.
-fn compile(gpu: &Gpu, plan: &Plan, update: Way, pipelines: &mut Pipelines) -> Result<(), EngineError> {
+/// The kernels that a step with this optimiser, an evaluation and a prediction dispatch.
+fn used(plan: &Plan, update: Way) -> Vec<Kernel> {
     let unused = |index: &usize| {
         let of = |way| plan.updates.of(way).contains(index);
         [Way::AdamW, Way::Sgd, Way::Muon].into_iter().any(of) && !plan.updates.of(update).contains(index)
     };
     let used = (0..plan.dispatches.len()).filter(|index| !unused(index));
     let kernels: BTreeSet<Kernel> = used.map(|index| plan.dispatches[index].kernel).collect();
-    for kernel in &kernels {
-        pipelines.get(&gpu.device, *kernel)?;
-    }
-    pipelines.keep(&kernels);
-    Ok(())
+    kernels.into_iter().collect()
 }
 
 /// Whose forms were measured: other kernels or another device must be measured again.

@@ -44,7 +44,7 @@ impl GpuNetEngine {
         let (plan, memory) = Machine::allocate(&gpu, &banks, plan, (first, words), thrift, values_max).await?;
         let layout = net.layout.clone();
         let parts = Parts { gpu, pipelines, layout, banks, plan, memory, shape, thrift, way: 0, forms };
-        Ok(Self { machine: parts.assemble()?, net, batch, steps: Steps::default() })
+        Ok(Self { machine: parts.assemble().await?, net, batch, steps: Steps::default() })
     }
 
     pub fn counters(&self) -> Counters {

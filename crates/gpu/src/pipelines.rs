@@ -1,11 +1,11 @@
 //! What `common.wgsl` declares, on the host's side: the uniforms, the bind group and the pipelines.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use shoal_learn::{EngineError, StepSettings};
 use shoal_wire::manifest::{AdamW, MuonScale, Optimizer, Sgd};
 
-use crate::{kernels::Kernel, plan::ARGUMENTS};
+use crate::{kernels::Kernel, plan::ARGUMENTS, warm::compile_all};
 
 /// Dynamic offsets must be multiples of this on every WebGPU device.
 pub(crate) const ARGUMENTS_STRIDE: usize = 256;
@@ -76,19 +76,57 @@ impl StepUniform {
     }
 }
 
-/// The layout of the one bind group: arguments, step, then the storage buffers of `common.wgsl`.
+/// What a kernel may do with a binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Uniform,
+    Storage,
+    ReadOnly,
+}
+
+impl Access {
+    fn binding(self) -> wgpu::BufferBindingType {
+        match self {
+            Self::Uniform => wgpu::BufferBindingType::Uniform,
+            Self::Storage => wgpu::BufferBindingType::Storage { read_only: false },
+            Self::ReadOnly => wgpu::BufferBindingType::Storage { read_only: true },
+        }
+    }
+
+    /// In the words of WebGPU's `GPUBufferBindingType`.
+    #[cfg(target_arch = "wasm32")]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Uniform => "uniform",
+            Self::Storage => "storage",
+            Self::ReadOnly => "read-only-storage",
+        }
+    }
+}
+
+/// The one bind group, as `common.wgsl` declares it: arguments, step, then the storage buffers; and whether a dispatch says
+/// where in the buffer its window is.
+pub(crate) const BINDINGS: [(Access, bool); 10] = [
+    (Access::Uniform, true),
+    (Access::Uniform, true),
+    (Access::Storage, false),
+    (Access::Storage, false),
+    (Access::Storage, false),
+    (Access::Storage, false),
+    (Access::Storage, false),
+    (Access::ReadOnly, false),
+    (Access::Storage, false),
+    (Access::Storage, false),
+];
+
 pub(crate) fn bind_layout(device: &wgpu::Device) -> wgpu::BindGroupLayout {
-    let entry = |binding, ty, dynamic| wgpu::BindGroupLayoutEntry {
+    let entry = |(binding, (access, has_dynamic_offset)): (u32, (Access, bool))| wgpu::BindGroupLayoutEntry {
         binding,
         visibility: wgpu::ShaderStages::COMPUTE,
-        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: dynamic, min_binding_size: None },
+        ty: wgpu::BindingType::Buffer { ty: access.binding(), has_dynamic_offset, min_binding_size: None },
         count: None,
     };
-    let mut entries =
-        vec![entry(0, wgpu::BufferBindingType::Uniform, true), entry(1, wgpu::BufferBindingType::Uniform, true)];
-    for binding in 2..10 {
-        entries.push(entry(binding, wgpu::BufferBindingType::Storage { read_only: binding == 7 }, false));
-    }
+    let entries: Vec<_> = (0..).zip(BINDINGS).map(entry).collect();
     device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some("shoal"), entries: &entries })
 }
 
@@ -130,6 +168,15 @@ impl Pipelines {
         &self.layout
     }
 
+    /// Compiles all of these that are not there yet, side by side.
+    pub async fn compile(&mut self, device: &wgpu::Device, kernels: &[Kernel]) -> Result<(), EngineError> {
+        let mut missing: Vec<Kernel> = kernels.iter().copied().filter(|it| !self.compiled.contains_key(it)).collect();
+        missing.sort_unstable();
+        missing.dedup();
+        self.compiled.extend(compile_all(device, &self.layout, &missing, self.head).await?);
+        Ok(())
+    }
+
     /// Compiles the kernel unless it is there.
     pub fn get(&mut self, device: &wgpu::Device, kernel: Kernel) -> Result<&wgpu::ComputePipeline, EngineError> {
         if !self.compiled.contains_key(&kernel) {
@@ -144,7 +191,7 @@ impl Pipelines {
     }
 
     /// Only these are needed from now on.
-    pub fn keep(&mut self, kernels: &BTreeSet<Kernel>) {
+    pub fn keep(&mut self, kernels: &[Kernel]) {
         self.compiled.retain(|kernel, _| kernels.contains(kernel));
     }
 }

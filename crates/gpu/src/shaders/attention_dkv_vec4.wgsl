@@ -51,8 +51,10 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
             let query$h$i = arena[q + (t + lane) * step + $hu * HEAD8 + $iu];
             let out$h$i = arena[d_o + (t + lane) * step + $hu * HEAD8 + $iu];
             //@ for e in 4
-            s$e += dot(k$h$i, quadBroadcast(query$h$i, $eu));
-            p$e += dot(v$h$i, quadBroadcast(out$h$i, $eu));
+            let query$h$i$e = quadBroadcast(query$h$i, $eu);
+            let out$h$i$e = quadBroadcast(out$h$i, $eu);
+            s$e += dot(k$h$i, query$h$i$e);
+            p$e += dot(v$h$i, out$h$i$e);
             //@ end
             //@ else
             //@ for e in 4
@@ -71,8 +73,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
             //@ for i in HEAD8
             //@ for e in 4
             //@ if QUAD
-            dk$h$i += ds[$e] * quadBroadcast(query$h$i, $eu);
-            dv$h$i += p[$e] * quadBroadcast(out$h$i, $eu);
+            dk$h$i += ds[$e] * query$h$i$e;
+            dv$h$i += p[$e] * out$h$i$e;
             //@ else
             dk$h$i += ds[$e] * arena[q + (t + $eu) * step + $hu * HEAD8 + $iu];
             dv$h$i += p[$e] * arena[d_o + (t + $eu) * step + $hu * HEAD8 + $iu];
@@ -82,17 +84,22 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
             //@ end
         }
     }
+    var gradients = array<array<vec4<f32>, 4>, HEAD8>(
+        //@ for i in HEAD8
+        array<vec4<f32>, 4>(dk0$i, dk1$i, dv0$i, dv1$i),
+        //@ end
+    );
     let dk = arg(7u) / 4u + at;
     let dv = arg(11u) / 4u + at;
     let table = arg(12u) / 4u + j * HEAD8;
-    //@ for i in HEAD8
-    let cosine$i = arena[table + $iu];
-    let sine$i = arena[table + context * HEAD8 + $iu];
-    arena[dk + $iu] = dk0$i * cosine$i + dk1$i * sine$i;
-    arena[dk + HEAD8 + $iu] = dk1$i * cosine$i - dk0$i * sine$i;
-    arena[dv + $iu] = dv0$i;
-    arena[dv + HEAD8 + $iu] = dv1$i;
-    //@ end
+    for (var i = 0u; i < HEAD8; i++) {
+        let cosine = arena[table + i];
+        let sine = arena[table + context * HEAD8 + i];
+        arena[dk + i] = gradients[i][0] * cosine + gradients[i][1] * sine;
+        arena[dk + HEAD8 + i] = gradients[i][1] * cosine - gradients[i][0] * sine;
+        arena[dv + i] = gradients[i][2];
+        arena[dv + HEAD8 + i] = gradients[i][3];
+    }
 }
 
 fn row_of_four(at: u32) -> vec4<f32> {

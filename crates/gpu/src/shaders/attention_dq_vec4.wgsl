@@ -58,7 +58,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         let key$h$i = arena[k + (j + lane) * step + $hu * HEAD8 + $iu];
         let value$h$i = arena[v + (j + lane) * step + $hu * HEAD8 + $iu];
         //@ for e in 4
-        s$e += dot(q$h$i, quadBroadcast(key$h$i, $eu));
+        let key$h$i$e = quadBroadcast(key$h$i, $eu);
+        s$e += dot(q$h$i, key$h$i$e);
         p$e += dot(g$h$i, quadBroadcast(value$h$i, $eu));
         //@ end
         //@ else
@@ -75,8 +76,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         //@ for h in 2
         //@ for i in HEAD8
         //@ if QUAD
-        d$h$i += ds.x * quadBroadcast(key$h$i, 0u) + ds.y * quadBroadcast(key$h$i, 1u)
-            + ds.z * quadBroadcast(key$h$i, 2u) + ds.w * quadBroadcast(key$h$i, 3u);
+        d$h$i += ds.x * key$h$i0 + ds.y * key$h$i1 + ds.z * key$h$i2 + ds.w * key$h$i3;
         //@ else
         d$h$i += ds.x * arena[k + line0 + $hu * HEAD8 + $iu] + ds.y * arena[k + line1 + $hu * HEAD8 + $iu]
             + ds.z * arena[k + line2 + $hu * HEAD8 + $iu] + ds.w * arena[k + line3 + $hu * HEAD8 + $iu];
@@ -84,12 +84,17 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         //@ end
         //@ end
     }
+    var halves = array<array<vec4<f32>, 2>, HEAD8>(
+        //@ for i in HEAD8
+        array<vec4<f32>, 2>(d0$i, d1$i),
+        //@ end
+    );
     let dq = arg(11u) / 4u + at;
     let table = arg(12u) / 4u + t * HEAD8;
-    //@ for i in HEAD8
-    let cosine$i = arena[table + $iu];
-    let sine$i = arena[table + context * HEAD8 + $iu];
-    arena[dq + $iu] = d0$i * cosine$i + d1$i * sine$i;
-    arena[dq + HEAD8 + $iu] = d1$i * cosine$i - d0$i * sine$i;
-    //@ end
+    for (var i = 0u; i < HEAD8; i++) {
+        let cosine = arena[table + i];
+        let sine = arena[table + context * HEAD8 + i];
+        arena[dq + i] = halves[i][0] * cosine + halves[i][1] * sine;
+        arena[dq + HEAD8 + i] = halves[i][1] * cosine - halves[i][0] * sine;
+    }
 }

@@ -70,20 +70,26 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
             //@ end
         }
     }
+    // A loop: written out it would take longer to compile than the product itself.
+    var sums = array<vec4<f32>, 16>(
+        //@ for g in 2
+        //@ for s in 4
+        c$g$s0, c$g$s1,
+        //@ end
+        //@ end
+    );
     let dx = arg(2u) / 4u;
     let adds = arg(3u) >= 16u;
-    //@ for g in 2
-    //@ for s in 4
-    //@ for j in 2
-    if (row + $gu * 4u + $su < rows && col + $ju < cols) {
-        let at = (row + $gu * 4u + $su) * cols + col + $ju;
-        //@ if BATCH
-        store_scaled(2u, id.z, at, c$g$s$j);
-        //@ else
-        if (adds) { arena[dx + at] += c$g$s$j; } else { arena[dx + at] = c$g$s$j; }
-        //@ end
+    for (var i = 0u; i < 16u; i++) {
+        if (row + i / 2u < rows && col + (i & 1u) < cols) {
+            let at = (row + i / 2u) * cols + col + (i & 1u);
+            //@ if BATCH
+            store_scaled(2u, id.z, at, sums[i]);
+            //@ else
+            var value = sums[i];
+            if (adds) { value += arena[dx + at]; }
+            arena[dx + at] = value;
+            //@ end
+        }
     }
-    //@ end
-    //@ end
-    //@ end
 }

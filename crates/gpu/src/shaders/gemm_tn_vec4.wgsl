@@ -58,16 +58,22 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(workgroup_id) gro
         //@ end
         //@ end
     }
+    // A loop: written out it would take longer to compile than the product itself.
+    var sums = array<vec4<f32>, 16>(
+        //@ for g in 2
+        //@ for s in 4
+        c$g$s0, c$g$s1,
+        //@ end
+        //@ end
+    );
     let w = arg(5u + 3u * group.z) / 4u;
     let adds = arg(3u) != 0u || step.adds != 0u;
-    //@ for g in 2
-    //@ for s in 4
-    //@ for j in 2
-    if ((row + $gu) * 4u + $su < outputs && col + $ju < cols) {
-        let at = w + ((row + $gu) * 4u + $su) * cols + col + $ju;
-        if (adds) { grads[at] += c$g$s$j; } else { grads[at] = c$g$s$j; }
+    for (var i = 0u; i < 16u; i++) {
+        if (row * 4u + i / 2u < outputs && col + (i & 1u) < cols) {
+            let at = w + (row * 4u + i / 2u) * cols + col + (i & 1u);
+            var value = sums[i];
+            if (adds) { value += grads[at]; }
+            grads[at] = value;
+        }
     }
-    //@ end
-    //@ end
-    //@ end
 }
