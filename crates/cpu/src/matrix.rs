@@ -1,7 +1,9 @@
-//! Products of matrices that lie in flat storage, by the `gemm` crate, which is also candle's.
+//! Products of matrices that lie in flat storage. New ones are candle's; those that go over or add to what is there, as the
+//! decoder's step needs them, are the `gemm` crate's, which candle rests on and does not let one add with.
 //!
 //! `gemm` trusts the sizes and strides that it is given, so every view is checked against its storage first.
 
+use candle_core::{Device, Tensor};
 use shoal_learn::EngineError;
 
 /// A flat f32 buffer.
@@ -94,9 +96,17 @@ pub enum Cores {
 
 /// `left · right`.
 pub fn multiply(left: Matrix<'_>, right: Matrix<'_>) -> Result<Values, EngineError> {
-    let mut product = vec![0.0; left.shape().0.saturating_mul(right.shape().1)];
-    multiply_into(&mut product, Put::Over, left, right)?;
-    Ok(Values(product))
+    let product = tensor(left)?.matmul(&tensor(right)?).and_then(|product| product.flatten_all()?.to_vec1());
+    product.map(Values).map_err(failed)
+}
+
+fn tensor(matrix: Matrix<'_>) -> Result<Tensor, EngineError> {
+    let stored = Tensor::from_slice(matrix.stored()?, (matrix.rows, matrix.columns), &Device::Cpu).map_err(failed)?;
+    if matrix.transposed { stored.t().map_err(failed) } else { Ok(stored) }
+}
+
+fn failed(error: candle_core::Error) -> EngineError {
+    EngineError::Failed(error.to_string())
 }
 
 /// Puts `left · right`, row-major, over `target` or adds it, on all cores.
