@@ -7,6 +7,7 @@ mod arena;
 mod banks;
 mod device;
 mod engine;
+mod footprint;
 mod forms;
 mod gemm;
 #[cfg(all(test, not(target_arch = "wasm32")))]
@@ -34,6 +35,7 @@ mod warm;
 #[cfg(not(target_arch = "wasm32"))]
 pub use device::adapters;
 pub use engine::{Counters, GpuEngine, Options};
+pub use footprint::{Footprint, Room};
 pub use gemm::{GemmBench, GemmForm, GemmRate};
 pub use nets::GpuNetEngine;
 pub use profile::KernelTime;

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Losses kept on the device until they are read; the last slot is for evaluation.
-const LOSS_SLOTS: usize = 256;
+pub(crate) const LOSS_SLOTS: usize = 256;
 pub(crate) const EVALUATION_SLOT: usize = LOSS_SLOTS - 1;
 
 /// A dispatch of the plan and the micro-batch that it works on.
