@@ -13,9 +13,10 @@ use thiserror::Error;
 use crate::layout::LayoutError;
 
 pub use batches::parse_batches;
+pub(crate) use config::short;
 pub use config::{config_json, parse_config};
 pub use shards::{Files, INDEX, SHARD_BYTES_MAX, Shards, WEIGHTS, load_weights};
-pub use weights::{parse_weights, weights_bytes};
+pub use weights::{parse_weights, tensors_bytes, weights_bytes};
 
 /// What is wrong with a file; the caller knows its name.
 #[derive(Debug, PartialEq, Eq, Error)]

@@ -22,7 +22,7 @@ pub(in crate::folder) fn file(name: &str, dtype: Dtype, shape: &[usize], data: &
 
 #[test]
 fn half_precision_is_widened_and_integers_are_refused() {
-    let tensor = crate::TensorInfo { name: "w".to_owned(), shape: vec![2], offset: 0 };
+    let tensor = TensorInfo { name: "w".to_owned(), shape: vec![2], offset: 0 };
     let layout = Layout { tensors: vec![tensor] };
     let halves = [f16::from_f32(1.5), f16::from_f32(-2.0)].map(f16::to_le_bytes).concat();
     assert_eq!(parse_weights(&file("w", Dtype::F16, &[2], &halves), &layout).unwrap(), [1.5, -2.0]);
@@ -51,7 +51,7 @@ fn raw(header: &str, data: usize) -> Vec<u8> {
 
 #[test]
 fn tensors_that_overlap_leave_gaps_or_reach_beyond_the_file_are_refused() {
-    let tensor = |name: &str, offset| crate::TensorInfo { name: name.to_owned(), shape: vec![2], offset };
+    let tensor = |name: &str, offset| TensorInfo { name: name.to_owned(), shape: vec![2], offset };
     let layout = Layout { tensors: vec![tensor("a", 0), tensor("b", 2)] };
     let header = |a: [u64; 2], b: [u64; 2]| {
         format!(
@@ -88,7 +88,7 @@ fn a_header_that_is_no_table_of_tensors_is_refused() {
 
 #[test]
 fn nan_and_infinity_are_refused_in_every_type_with_their_tensor() {
-    let tensor = crate::TensorInfo { name: "w".to_owned(), shape: vec![1], offset: 0 };
+    let tensor = TensorInfo { name: "w".to_owned(), shape: vec![1], offset: 0 };
     let layout = Layout { tensors: vec![tensor] };
     for (dtype, bytes) in [
         (Dtype::F32, f32::NAN.to_le_bytes().to_vec()),
@@ -103,7 +103,7 @@ fn nan_and_infinity_are_refused_in_every_type_with_their_tensor() {
 
 #[test]
 fn a_model_far_larger_than_its_file_is_refused_before_memory_is_taken() {
-    let tensor = crate::TensorInfo { name: "w".to_owned(), shape: vec![1 << 40], offset: 0 };
+    let tensor = TensorInfo { name: "w".to_owned(), shape: vec![1 << 40], offset: 0 };
     let layout = Layout { tensors: vec![tensor] };
     let error = parse_weights(&file("w", Dtype::F32, &[1], &[0; 4]), &layout).unwrap_err();
     assert!(matches!(error, FolderError::Shape { .. }), "{error}");
