@@ -60,7 +60,7 @@ def orthogonal(gradient, coefficients, steps, eps):
 def optimizers_of(net: LlamaForCausalLM, optimizer: dict) -> list:
     """torch's optimisers with the numbers of a manifest's `inner`."""
     (kind, numbers), = optimizer.items()
-    named = list(net.named_parameters())
+    named = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
     decays = lambda chosen, **more: [
         {"params": [p for _, p in chosen if p.dim() == 2], "weight_decay": numbers["weight_decay"], **more},
         {"params": [p for _, p in chosen if p.dim() != 2], "weight_decay": 0.0, **more},
@@ -85,11 +85,28 @@ def optimizers_of(net: LlamaForCausalLM, optimizer: dict) -> list:
     return [muon, adamw([(name, p) for name, p in named if not hidden(name, p)], numbers["adamw_lr"])]
 
 
-def golden(name: str, config: dict, batch: int, context: int, steps: int, optimizer: dict) -> None:
+def adapted(net: LlamaForCausalLM, lora: dict):
+    """The model under a PEFT adapter whose factors, sorted by name, come from one flat vector."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=lora["rank"], lora_alpha=lora["alpha"], target_modules=lora["targets"], task_type="CAUSAL_LM")
+    net = get_peft_model(net, config)
+    named = sorted((name, p) for name, p in net.named_parameters() if p.requires_grad)
+    flat, offset = flat_weights(3, sum(p.numel() for _, p in named)), 0
+    with torch.no_grad():
+        for _, parameter in named:
+            parameter.copy_(torch.from_numpy(flat[offset : offset + parameter.numel()]).reshape(parameter.shape))
+            offset += parameter.numel()
+    return net
+
+
+def golden(name: str, config: dict, batch: int, context: int, steps: int, optimizer: dict, lora=None) -> None:
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float32)
     net = LlamaForCausalLM(LlamaConfig(**config, attn_implementation="eager"))
     load_weights(net, 1)
+    if lora:
+        net = adapted(net, lora)
     rows = hashed(2, BATCHES * batch * (context + 1)) % config["vocab_size"]
     tokens = torch.from_numpy(rows.astype(np.int64)).reshape(BATCHES, batch, context + 1)
 
@@ -111,7 +128,7 @@ def golden(name: str, config: dict, batch: int, context: int, steps: int, optimi
         loss = loss_of(step)
         loss.backward()
         if step == 0:
-            first_gradient = {n: p.grad.norm().item() for n, p in sorted(net.named_parameters())}
+            first_gradient = {n: p.grad.norm().item() for n, p in sorted(net.named_parameters()) if p.requires_grad}
         norms.append(torch.nn.utils.clip_grad_norm_(net.parameters(), grad_clip or float("inf")).item())
         for each in optimizers:
             each.step()
@@ -127,7 +144,8 @@ def golden(name: str, config: dict, batch: int, context: int, steps: int, optimi
             "first_gradient_norms": first_gradient,
             "losses": losses,
             "logits_after": last_logits(),
-        },
+        }
+        | ({"lora": lora} if lora else {}),
         indent=1,
     )
     OUT.mkdir(parents=True, exist_ok=True)
@@ -182,3 +200,5 @@ if __name__ == "__main__":
         llama3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0,
                   "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
         golden("llama3", shared | {"rope_parameters": llama3}, 2, 48, 50, ADAMW)
+        lora = {"rank": 3, "alpha": 6.0, "targets": ["q_proj", "v_proj", "down_proj"]}
+        golden("lora", untied, 3, 17, 50, ADAMW, lora)

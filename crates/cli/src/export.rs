@@ -5,11 +5,13 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use shoal_learn::gguf::GgufTokenizer;
 use shoal_learn::{Layout, folder, outer::params_from_bytes};
 use shoal_node::verify::{Replayed, Source, verify};
 use shoal_wire::{Manifest, RunId};
 
 use crate::files;
+use crate::model::{Gguf, write_weights};
 use crate::output::print_line;
 use crate::relay::{TlsArgs, block_on, parse_run};
 
@@ -27,6 +29,9 @@ pub struct Args {
     /// Folder to write to; made when missing
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Write model.gguf too, for llama.cpp, with matrices of this type
+    #[arg(long, value_name = "TYPE")]
+    gguf: Option<Gguf>,
     /// Print one JSON object: the run, the round, the model's digest and the folder
     #[arg(long)]
     pub json: bool,
@@ -46,7 +51,10 @@ pub fn run(args: &Args) -> Result<()> {
     let lineage = lineage(&manifest, &verified);
     let out = &args.out;
     fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
-    files::write_atomically(&out.join("model.safetensors"), &folder::weights_bytes(&layout, &parameters)?)?;
+    write_weights(out, &layout, &parameters)?;
+    if let Some(kind) = args.gguf {
+        kind.write(out, &manifest.name, &manifest.model, &parameters, &GgufTokenizer::Bytes)?;
+    }
     files::write_atomically(&out.join("config.json"), &folder::config_json(&manifest.model)?)?;
     files::write_atomically(&out.join("shoal.json"), format!("{lineage:#}\n").as_bytes())?;
     if args.json {

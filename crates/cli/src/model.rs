@@ -5,17 +5,83 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::{Map, Value};
-use shoal_learn::{Layout, folder};
+use shoal_learn::Layout;
+use shoal_learn::folder::{self, Files, INDEX, SHARD_BYTES_MAX, Shards, WEIGHTS};
+use shoal_learn::gguf::{GgufTokenizer, GgufType, gguf_bytes};
 use shoal_wire::manifest::ModelSpec;
 
 use crate::files;
 
 pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
-const MODEL_BYTES_MAX: u64 = 16 << 30;
 const COMPANION_BYTES_MAX: u64 = 1 << 28;
+/// The vocabulary of a model whose tokens are bytes.
+const BYTES: u32 = 256;
 const TOKENIZER: &str = "tokenizer.json";
 /// Files that a trained model needs as much as the one it was made from.
 const COMPANIONS: [&str; 4] = [TOKENIZER, "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"];
+
+/// A folder on disk.
+struct Dir<'a>(&'a Path);
+
+impl Files for Dir<'_> {
+    type Error = anyhow::Error;
+
+    fn read(&mut self, name: &str, bytes_max: u64) -> Result<Option<Vec<u8>>> {
+        if self.holds(name) { files::read(&self.0.join(name), bytes_max).map(Some) } else { Ok(None) }
+    }
+
+    fn holds(&mut self, name: &str) -> bool {
+        self.0.join(name).exists()
+    }
+}
+
+/// Writes weights into a folder, in one file or in several with an index, and takes away what would be read in their
+/// place.
+pub fn write_weights(dir: &Path, layout: &Layout, parameters: &[f32]) -> Result<()> {
+    let shards = Shards::new(layout, parameters, SHARD_BYTES_MAX)?;
+    for file in shards.files() {
+        let (name, bytes) = file?;
+        files::write_atomically(&dir.join(name), &bytes)?;
+    }
+    let stale = match shards.index()? {
+        Some(index) => {
+            files::write_atomically(&dir.join(INDEX), &index)?;
+            WEIGHTS
+        }
+        None => INDEX,
+    };
+    let stale = dir.join(stale);
+    if stale.exists() {
+        fs::remove_file(&stale).with_context(|| format!("cannot remove the older {}", stale.display()))?;
+    }
+    Ok(())
+}
+
+/// How matrices lie in a GGUF file.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Gguf {
+    F16,
+    F32,
+}
+
+impl Gguf {
+    /// Writes `model.gguf` into a folder.
+    pub fn write(
+        self,
+        dir: &Path,
+        name: &str,
+        spec: &ModelSpec,
+        flat: &[f32],
+        tokenizer: &GgufTokenizer,
+    ) -> Result<()> {
+        let kind = match self {
+            Self::F16 => GgufType::F16,
+            Self::F32 => GgufType::F32,
+        };
+        let bytes = gguf_bytes(name, spec, flat, tokenizer, kind).context("cannot write the model as GGUF")?;
+        files::write_atomically(&dir.join("model.gguf"), &bytes)
+    }
+}
 
 pub struct Model {
     folder: PathBuf,
@@ -28,23 +94,47 @@ pub struct Model {
 
 impl Model {
     pub fn read(dir: &Path) -> Result<Self> {
-        let (config, weights) = (dir.join("config.json"), dir.join("model.safetensors"));
+        let config = dir.join("config.json");
         let bytes = files::read(&config, CONFIG_BYTES_MAX)?;
         let spec = folder::parse_config(&bytes).with_context(|| format!("cannot use {}", config.display()))?;
         let config = serde_json::from_slice(&bytes).with_context(|| format!("cannot use {}", config.display()))?;
         let layout = Layout::of(&spec)?;
-        let parameters = folder::parse_weights(&files::read(&weights, MODEL_BYTES_MAX)?, &layout)
-            .with_context(|| format!("cannot use {}", weights.display()))?;
+        let parameters = folder::load_weights(&layout, &mut Dir(dir))
+            .with_context(|| format!("cannot read the model in {}", dir.display()))?;
         Ok(Self { folder: dir.to_owned(), config, spec, layout, parameters })
     }
 
-    pub fn has_tokenizer(&self) -> bool {
-        self.folder.join(TOKENIZER).exists()
+    /// Whether its tokens are bytes; if not, why.
+    pub fn reads_bytes(&self) -> Result<(), String> {
+        let vocab = self.spec.vocab_size;
+        if self.folder.join(TOKENIZER).exists() {
+            Err("this model has a tokenizer.json".to_owned())
+        } else if vocab != BYTES {
+            Err(format!("this model has a vocabulary of {vocab}"))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Writes `model.gguf` with other parameters and the folder's tokenizer.
+    pub fn write_gguf(&self, dir: &Path, parameters: &[f32], kind: Gguf) -> Result<()> {
+        let path = self.folder.join(TOKENIZER);
+        let tokenizer = if path.exists() {
+            GgufTokenizer::parse(&files::read(&path, COMPANION_BYTES_MAX)?, self.spec.vocab_size)
+                .with_context(|| format!("cannot use {}", path.display()))?
+        } else if self.spec.vocab_size == BYTES {
+            GgufTokenizer::Bytes
+        } else {
+            GgufTokenizer::None
+        };
+        let name = fs::canonicalize(&self.folder)?;
+        let name = name.file_name().unwrap_or_default().to_string_lossy();
+        kind.write(dir, &name, &self.spec, parameters, &tokenizer)
     }
 
     /// Writes the model with other parameters; what belongs to it beside them comes along.
     pub fn write(&self, dir: &Path, parameters: &[f32]) -> Result<()> {
-        files::write_atomically(&dir.join("model.safetensors"), &folder::weights_bytes(&self.layout, parameters)?)?;
+        write_weights(dir, &self.layout, parameters)?;
         files::write_atomically(&dir.join("config.json"), &self.config_json()?)?;
         if fs::canonicalize(dir)? == fs::canonicalize(&self.folder)? {
             return Ok(());

@@ -1,20 +1,21 @@
 //! `shoal run`: lists, shows and publishes runs.
 
 use std::io::{Write, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Subcommand;
 use serde_json::json;
-use shoal_learn::{Layout, init, outer::params_to_bytes, presets::Preset};
+use shoal_learn::{init, outer::params_to_bytes, presets::Preset};
 use shoal_node::RelayClient;
 use shoal_wire::{
     Digest, Identity, Manifest, RunId, limits,
-    manifest::{Chunk, DataSource, DataSpec, Privacy, Tokenizer},
+    manifest::{Chunk, DataSource, DataSpec, ModelSpec, Privacy, Tokenizer},
     sign::Domain,
 };
 
 use crate::files;
+use crate::model::Model;
 use crate::output::print_line;
 use crate::relay::{TlsArgs, block_on, parse_run};
 
@@ -69,9 +70,9 @@ pub struct CreateArgs {
     /// UTF-8 text to train on; each byte is a token
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
-    /// Size of the model: tiny, small or base
-    #[arg(long, value_name = "SIZE", default_value = "small")]
-    model: Preset,
+    /// Size of a new model (tiny, small or base), or the Hugging Face folder of one to go on from, whose tokens are bytes
+    #[arg(long, value_name = "SIZE|DIR", default_value = "small")]
+    model: PathBuf,
     /// What to call the run
     #[arg(long)]
     name: String,
@@ -90,7 +91,7 @@ pub struct CreateArgs {
     /// Most local steps in a round
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     local_steps: Option<u32>,
-    /// Anything; another seed gives another first model and another run
+    /// Anything; another seed gives another run, and another first model unless it comes from a folder
     #[arg(long, default_value = "0")]
     seed: String,
     /// Print one JSON object, with the run's id
@@ -164,11 +165,38 @@ fn create(args: &CreateArgs) -> Result<()> {
     Ok(())
 }
 
+/// The first model of a run, and the preset whose recipe suits it.
+struct First {
+    model: ModelSpec,
+    parameters: Vec<f32>,
+    preset: Preset,
+}
+
+impl First {
+    fn of(choice: &Path, seed: Digest) -> Result<Self> {
+        if let Some(preset) = choice.to_str().and_then(|name| name.parse::<Preset>().ok()) {
+            let model = preset.model();
+            return Ok(Self { parameters: init::genesis(&model, seed)?, model, preset });
+        }
+        let name = choice.display();
+        ensure!(choice.is_dir(), "--model is tiny, small, base or a model folder, and {name} is none of them");
+        let Model { spec, parameters, .. } = {
+            let model = Model::read(choice)?;
+            if let Err(why) = model.reads_bytes() {
+                bail!("a run's tokens are bytes, and {why}: {name} cannot be its first model");
+            }
+            model
+        };
+        Ok(Self { preset: Preset::fitting(parameters.len()), model: spec, parameters })
+    }
+}
+
 async fn publish(args: &CreateArgs, client: &RelayClient, token: &str, text: Vec<u8>) -> Result<RunId> {
     let name = args.data.display();
     ensure!(!text.contains(&0) && std::str::from_utf8(&text).is_ok(), "{name} is not UTF-8 text");
-    let model = args.model.model();
-    let mut recipe = args.model.recipe();
+    let seed = Digest::in_domain("shoal 2026 v1 seed of a published run", args.seed.as_bytes());
+    let First { model, parameters, preset } = First::of(&args.model, seed)?;
+    let mut recipe = preset.recipe_for(&model);
     if let Some(steps) = args.local_steps {
         recipe.local_steps = steps;
     }
@@ -176,8 +204,7 @@ async fn publish(args: &CreateArgs, client: &RelayClient, token: &str, text: Vec
     if held_out <= recipe.context as usize {
         bail!("{name} has {} bytes; at least {} are needed", text.len(), 10 * (recipe.context as usize + 1));
     }
-    let seed = Digest::in_domain("shoal 2026 v1 seed of a published run", args.seed.as_bytes());
-    let first = params_to_bytes(&init::genesis(&model, seed)?);
+    let first = params_to_bytes(&parameters);
     ensure!(first.len() as u64 <= limits::BLOB_BYTES_MAX, "the model is larger than a blob may be");
     let genesis = client.put_blob(token, first).await?;
     let mut chunks = Vec::new();
@@ -185,7 +212,6 @@ async fn publish(args: &CreateArgs, client: &RelayClient, token: &str, text: Vec
         let digest = client.put_blob(token, part.to_vec()).await?;
         chunks.push(Chunk { digest, bytes: part.len() as u32 });
     }
-    debug_assert!(Layout::of(&model).is_ok());
     let manifest = Manifest {
         version: 1,
         name: args.name.clone(),
@@ -204,7 +230,7 @@ async fn publish(args: &CreateArgs, client: &RelayClient, token: &str, text: Vec
             held_out_bytes: held_out as u64,
         },
         recipe,
-        timing: args.model.timing(),
+        timing: preset.timing(),
         privacy: Privacy::Public,
         anchors: vec![client.anchor(genesis, seed).await?],
         seed,

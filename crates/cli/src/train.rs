@@ -6,12 +6,14 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
-use shoal_cpu::CpuEngine;
+use shoal_cpu::{CpuEngine, CpuLoraEngine};
 use shoal_gpu::{Options, ResumingEngine};
+use shoal_learn::lora::{self, LoraSpec};
 use shoal_learn::{Engine, recipe::SoloRecipe};
+use shoal_wire::Digest;
 
 use crate::files;
-use crate::model::{self, Model};
+use crate::model::{self, Gguf, Model};
 use crate::progress::Reporter;
 use crate::source::Source;
 use crate::train_net;
@@ -19,12 +21,10 @@ use crate::train_net;
 const BATCHES_BYTES_MAX: u64 = 4 << 30;
 const TEXT_BYTES_MAX: u64 = 4 << 30;
 
-/// The vocabulary of a model whose tokens are bytes.
-const BYTES: u32 = 256;
-
 const EXAMPLES: &str = "\
 Examples:
   shoal train --model my-llama --data book.txt --steps 500 --engine gpu --out trained
+  shoal train --model my-llama --data book.txt --steps 200 --engine cpu --lora 8 --out my-adapter
   shoal train --model my-llama --batches batches.safetensors --steps 50 --engine cpu --json
   shoal train --table people.csv --target income --out income-model
   shoal train --images t10k-images-idx3-ubyte.gz --labels t10k-labels-idx1-ubyte.gz --engine gpu
@@ -88,6 +88,11 @@ pub struct Args {
     /// Folder to write the trained model to; made when missing
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Write model.gguf into --out too, for llama.cpp, with matrices of this type
+    #[arg(long, value_name = "TYPE", requires = "out")]
+    gguf: Option<Gguf>,
+    #[command(flatten)]
+    lora: Lora,
     /// Sequences in a batch, with --data [default: 8]; or examples [default: 32]
     #[arg(long, value_name = "B", conflicts_with = "batches", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     batch: Option<u32>,
@@ -97,6 +102,32 @@ pub struct Args {
     /// Chooses which parts of the text are trained on, with --data, or which examples are held out [default: 0]
     #[arg(long, value_name = "S", conflicts_with = "batches")]
     seed: Option<u64>,
+}
+
+/// An adapter in the place of the model's own weights.
+#[derive(clap::Args)]
+struct Lora {
+    /// Train a low-rank adapter of this rank; --out gets it in PEFT's format. For --engine cpu
+    #[arg(long = "lora", value_name = "RANK", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    rank: Option<u32>,
+    /// How much the adapter counts: this by its rank [default: twice the rank]
+    #[arg(long = "lora-alpha", value_name = "A", requires = "rank")]
+    alpha: Option<f32>,
+    /// Which projections are adapted
+    #[arg(long = "lora-targets", value_name = "NAMES", requires = "rank", value_delimiter = ',', value_parser = lora::TARGETS,
+        default_value = "q_proj,v_proj")]
+    targets: Vec<String>,
+    /// Write the whole model with the adapter merged into it
+    #[arg(long, requires = "rank")]
+    merge: bool,
+}
+
+impl Lora {
+    fn spec(&self) -> Option<LoraSpec> {
+        let rank = self.rank?;
+        let alpha = self.alpha.unwrap_or(2.0 * rank as f32);
+        Some(LoraSpec { rank, alpha, targets: self.targets.clone() })
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -128,14 +159,7 @@ impl Args {
 
 /// Bytes are tokens of a byte model only; to any other they are noise, and training on them spoils it.
 fn check_reads_bytes(model: &Model) -> Result<()> {
-    let vocab = model.spec.vocab_size;
-    let why = if model.has_tokenizer() {
-        "this model has a tokenizer.json".to_owned()
-    } else if vocab != BYTES {
-        format!("this model has a vocabulary of {vocab}")
-    } else {
-        return Ok(());
-    };
+    let Err(why) = model.reads_bytes() else { return Ok(()) };
     bail!(
         "--data is for models whose tokens are bytes, and {why}: turn the text into tokens with the model's own \
          tokenizer and give them as --batches (`shoal train --help` shows the format)"
@@ -157,38 +181,65 @@ pub fn run(args: &Args) -> Result<()> {
         // Better to learn of a bad folder now than after hours of training.
         fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
     }
+    if let Some(spec) = args.lora.spec() {
+        return adapt(args, steps, spec, &model, &source, recipe);
+    }
     let (batch, context) = source.shape();
     let trained = pollster::block_on(async {
         match args.engine.context("--engine is needed")? {
             EngineKind::Cpu => {
-                let engine = CpuEngine::new(&model.spec, batch, context)?;
-                train(steps, args.json, engine, &model, &source, recipe).await
+                let mut engine = CpuEngine::new(&model.spec, batch, context)?;
+                train(steps, args.json, &mut engine, &model.parameters, &source, recipe).await
             }
             EngineKind::Gpu => {
                 let engine = ResumingEngine::open(&model.spec, batch, context, Options::default()).await;
-                let engine = engine.context("the GPU engine did not start (`--engine cpu` needs no GPU)")?;
-                train(steps, args.json, engine, &model, &source, recipe).await
+                let mut engine = engine.context("the GPU engine did not start (`--engine cpu` needs no GPU)")?;
+                train(steps, args.json, &mut engine, &model.parameters, &source, recipe).await
             }
         }
     })?;
-    match &args.out {
-        Some(out) => model.write(out, &trained),
-        None => Ok(()),
+    write(args, &model, &trained)
+}
+
+/// Writes the trained model where it was asked for.
+fn write(args: &Args, model: &Model, trained: &[f32]) -> Result<()> {
+    let Some(out) = &args.out else { return Ok(()) };
+    model.write(out, trained)?;
+    args.gguf.map_or(Ok(()), |kind| model.write_gguf(out, trained, kind))
+}
+
+/// Trains an adapter, and writes it or the model that it makes.
+fn adapt(args: &Args, steps: u32, spec: LoraSpec, model: &Model, source: &Source, recipe: SoloRecipe) -> Result<()> {
+    ensure!(args.gguf.is_none() || args.lora.merge, "--gguf writes whole models: with --lora it needs --merge");
+    ensure!(args.engine == Some(EngineKind::Cpu), "adapters are trained with --engine cpu only");
+    let (batch, context) = source.shape();
+    let mut engine = CpuLoraEngine::new(&model.spec, &model.parameters, spec, batch, context)?;
+    let seed = Digest::in_domain("shoal 2026 v1 seed of an adapter", &args.seed.unwrap_or(0).to_le_bytes());
+    let first = engine.adapter().first(seed);
+    let trained = pollster::block_on(train(steps, args.json, &mut engine, &first, source, recipe))?;
+    if args.lora.merge {
+        return write(args, model, engine.merged());
     }
+    let Some(out) = &args.out else { return Ok(()) };
+    let adapter = engine.adapter();
+    files::write_atomically(&out.join("adapter_model.safetensors"), &adapter.weights_bytes(&trained)?)?;
+    let base = args.model.as_deref().unwrap_or(Path::new("")).display().to_string();
+    let config = adapter.config_json(&base)?;
+    files::write_atomically(&out.join("adapter_config.json"), &config)
 }
 
 /// Trains and returns the final parameters.
 async fn train(
     steps: u32,
     json: bool,
-    mut engine: impl Engine,
-    model: &Model,
+    engine: &mut impl Engine,
+    first: &[f32],
     source: &Source,
     recipe: SoloRecipe,
 ) -> Result<Vec<f32>> {
-    engine.load(&model.parameters)?;
+    engine.load(first)?;
     let reporter = Reporter::new(json, steps)?;
-    reporter.note(&format!("{} parameters on {}", model.layout.len(), engine.describe()));
+    reporter.note(&format!("{} parameters on {}", first.len(), engine.describe()));
     for step in 1..=steps {
         let batch = source.batch(step - 1)?;
         let start = Instant::now();

@@ -238,3 +238,79 @@ fn mistakes_are_named_without_a_panic() {
     let text = world.complaint(&format!("{train} model --batches batches.safetensors"), 1);
     assert!(text.contains("model.safetensors"), "{text}");
 }
+
+/// The weights of a folder in several files, as `save_pretrained` writes large models.
+fn split_into_shards(folder: &Path) {
+    let whole = fs::read(folder.join("model.safetensors")).unwrap();
+    let spec = folder::parse_config(&fs::read(folder.join("config.json")).unwrap()).unwrap();
+    let layout = Layout::of(&spec).unwrap();
+    let weights = folder::parse_weights(&whole, &layout).unwrap();
+    let shards = folder::Shards::new(&layout, &weights, 20_000).unwrap();
+    for file in shards.files() {
+        let (name, bytes) = file.unwrap();
+        fs::write(folder.join(name), bytes).unwrap();
+    }
+    fs::write(folder.join("model.safetensors.index.json"), shards.index().unwrap().unwrap()).unwrap();
+    fs::remove_file(folder.join("model.safetensors")).unwrap();
+}
+
+#[test]
+fn a_model_in_several_files_trains_as_in_one_and_is_written_back_over_them() {
+    let world = World::new();
+    let arguments = "--model model --batches batches.safetensors --steps 2 --engine cpu";
+    let whole = world.losses(arguments);
+    split_into_shards(&world.path("model"));
+    assert_same_losses(&world.losses(arguments), &whole);
+    world.losses(&format!("{arguments} --out model"));
+    assert!(world.path("model/model.safetensors").exists());
+    assert!(!world.path("model/model.safetensors.index.json").exists());
+    assert!(world.losses(arguments)[0] < whole[0]);
+}
+
+#[test]
+fn a_folder_that_cannot_be_used_names_the_file_and_what_is_wrong() {
+    let train = "train --model model --batches batches.safetensors --steps 1 --engine cpu";
+    let complain = |spoil: fn(&Path)| {
+        let world = World::new();
+        spoil(&world.path("model"));
+        world.complaint(train, 1)
+    };
+    let text = complain(|model| {
+        split_into_shards(model);
+        fs::remove_file(model.join("model-00002-of-00005.safetensors")).unwrap();
+    });
+    assert!(text.contains("model-00002-of-00005.safetensors"), "{text}");
+    let text = complain(|model| fs::rename(model.join("model.safetensors"), model.join("pytorch_model.bin")).unwrap());
+    assert!(text.contains("pytorch_model.bin") && text.contains("save_pretrained"), "{text}");
+    let text = complain(|model| {
+        let config = fs::read_to_string(model.join("config.json")).unwrap();
+        fs::write(model.join("config.json"), config.replace("false", "\"no\"")).unwrap();
+    });
+    assert!(text.contains("config.json") && text.contains("tie_word_embeddings"), "{text}");
+}
+
+#[test]
+fn an_adapter_is_written_for_peft_and_the_merged_model_continues_where_it_stopped() {
+    let world = World::new();
+    let train = "--model model --batches batches.safetensors --engine cpu --lora 2 --lora-targets q_proj,down_proj";
+    let losses = world.losses(&format!("{train} --steps 5 --out adapter"));
+    assert!(losses[4] < losses[0], "{losses:?}");
+    let config: Value = serde_json::from_slice(&fs::read(world.path("adapter/adapter_config.json")).unwrap()).unwrap();
+    assert_eq!((&config["peft_type"], &config["r"], &config["lora_alpha"]), (&"LORA".into(), &2.into(), &4.0.into()));
+    assert_eq!(config["target_modules"], json!(["q_proj", "down_proj"]));
+    let adapter = fs::read(world.path("adapter/adapter_model.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&adapter).unwrap();
+    assert_eq!(file.len(), 2 * 2 * 2);
+    let b = file.tensor("base_model.model.model.layers.1.self_attn.q_proj.lora_B.weight").unwrap();
+    assert_eq!(b.shape(), [32, 2]);
+    assert!(!world.path("adapter/model.safetensors").exists());
+
+    world.losses(&format!("{train} --steps 4 --merge --out merged"));
+    // The fifth step uses batch 4 mod 4: the first, which is also the first of a new training.
+    let next = world.losses("--model merged --batches batches.safetensors --engine cpu --steps 1");
+    assert_same_losses(&next, &losses[4..]);
+    world.losses(&format!("{train} --steps 1 --merge --gguf f16 --out merged"));
+    assert!(fs::read(world.path("merged/model.gguf")).unwrap().starts_with(b"GGUF"));
+    let text = world.complaint("train --model model --batches batches.safetensors --engine gpu --lora 2 --steps 1", 1);
+    assert!(text.contains("--engine cpu"), "{text}");
+}

@@ -28,6 +28,14 @@ pub struct CpuEngine {
 impl CpuEngine {
     /// An engine for batches of this shape; its parameters are zero until [`Engine::load`].
     pub fn new(model: &ModelSpec, batch: usize, context: usize) -> Result<Self, EngineError> {
+        let mut engine = Self::frozen(model, batch, context)?;
+        let values = engine.layout.len();
+        engine.moments = Moments { mean: zeros(values)?, square: zeros(values)? };
+        Ok(engine)
+    }
+
+    /// Without what an optimiser remembers: it gives gradients, and [`Engine::step`] is not for it.
+    pub(crate) fn frozen(model: &ModelSpec, batch: usize, context: usize) -> Result<Self, EngineError> {
         let layout = Layout::of(model).map_err(|error| EngineError::Unsupported(error.to_string()))?;
         let dims = Dims::new(model, batch, context)?;
         let decoder = Decoder::new(&layout, model.num_hidden_layers)?;
@@ -46,6 +54,14 @@ impl CpuEngine {
             workspace,
             losses: Vec::new(),
         })
+    }
+
+    pub(crate) fn values(&self) -> &[f32] {
+        self.parameters.as_slice()
+    }
+
+    pub(crate) fn values_mut(&mut self) -> &mut [f32] {
+        self.parameters.as_mut_slice()
     }
 
     /// The loss of a batch and its gradient, before clipping, in layout order.

@@ -10,6 +10,7 @@ mod attention;
 mod decoder;
 mod dims;
 mod engine;
+mod lora;
 mod math;
 mod matrix;
 mod nets;
@@ -19,4 +20,5 @@ mod pointwise;
 mod workspace;
 
 pub use engine::CpuEngine;
+pub use lora::CpuLoraEngine;
 pub use nets::CpuNetEngine;

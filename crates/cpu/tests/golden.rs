@@ -5,9 +5,9 @@
 #[path = "golden/world.rs"]
 mod world;
 
-use shoal_cpu::CpuEngine;
-use shoal_learn::{Engine, Layout, StepSettings};
-use world::{Golden, weights};
+use shoal_cpu::{CpuEngine, CpuLoraEngine};
+use shoal_learn::{Engine, Layout, StepSettings, lora::LoraSpec};
+use world::{Golden, Lora, uniform, weights};
 
 fn assert_close(what: &str, got: &[f32], expected: &[f32], tolerance: f32) {
     assert_eq!(got.len(), expected.len(), "{what}");
@@ -80,4 +80,34 @@ fn sgd_with_momentum_trains_as_in_pytorch() {
 fn muon_trains_as_in_pytorch() {
     agrees_with_pytorch(include_str!("golden/grouped_untied_muon.json"));
     agrees_with_pytorch(include_str!("golden/tied_muon.json"));
+}
+
+#[test]
+fn an_adapter_trains_as_in_peft_and_merges_into_the_same_model() {
+    let golden = Golden::parse(include_str!("golden/lora.json"));
+    let model = golden.model();
+    let Lora { rank, alpha, targets } = golden.lora.as_ref().unwrap();
+    let spec = LoraSpec { rank: *rank, alpha: *alpha, targets: targets.clone() };
+    let base = weights(&Layout::of(&model).unwrap());
+    let mut engine = CpuLoraEngine::new(&model, &base, spec, golden.batch, golden.context).unwrap();
+    let values = uniform(3, engine.adapter().layout().len());
+    engine.load(&values).unwrap();
+    let prompt = golden.prompt();
+    let logits = pollster::block_on(engine.next_logits(&prompt)).unwrap();
+    assert_close("logit before training", &logits, &golden.logits_before, 1e-4);
+    for step in 0..golden.losses.len() {
+        let settings = StepSettings { optimizer: golden.optimizer, lr: golden.optimizer.lr(), step: step as u32 + 1 };
+        engine.step(&golden.batch(step), &settings).unwrap();
+    }
+    let losses = pollster::block_on(engine.losses()).unwrap();
+    assert_close("loss", &losses, &golden.losses, 1e-4);
+    let logits = pollster::block_on(engine.next_logits(&prompt)).unwrap();
+    assert_close("logit after training", &logits, &golden.logits_after, 1e-4);
+    // The merged weights are a model of their own.
+    let mut merged = CpuEngine::new(&model, golden.batch, golden.context).unwrap();
+    merged.load(engine.merged()).unwrap();
+    let logits = pollster::block_on(merged.next_logits(&prompt)).unwrap();
+    assert_close("logit of the merged model", &logits, &golden.logits_after, 1e-4);
+    let unchanged = engine.merged().iter().zip(&base).filter(|(a, b)| a.to_bits() == b.to_bits()).count();
+    assert!(unchanged > 0 && unchanged < base.len());
 }

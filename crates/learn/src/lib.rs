@@ -6,9 +6,11 @@
 pub mod data;
 pub mod engine;
 pub mod folder;
+pub mod gguf;
 pub mod images;
 pub mod init;
 pub mod layout;
+pub mod lora;
 pub mod metrics;
 pub mod nets;
 pub mod outer;

@@ -59,22 +59,32 @@ impl Preset {
         }
     }
 
+    /// The smallest preset for models of so many parameters, or the largest.
+    pub fn fitting(parameters: usize) -> Self {
+        let fits = |preset: &Self| Layout::of(&preset.model()).is_ok_and(|layout| layout.len() >= parameters);
+        Self::ALL.into_iter().find(fits).unwrap_or(Self::Base)
+    }
+
     pub fn recipe(self) -> Recipe {
+        self.recipe_for(&self.model())
+    }
+
+    /// The preset's recipe for another model, in sequences of at most the preset's length.
+    pub fn recipe_for(self, model: &ModelSpec) -> Recipe {
         let (batch, local_steps, lr, warmup_rounds) = match self {
             Self::Tiny => (8, 20, 1e-2, 1),
             Self::Small => (8, 60, 3e-3, 2),
             Self::Base => (8, 60, 1e-3, 4),
         };
-        let model = self.model();
         Recipe {
             batch,
-            context: model.max_position_embeddings,
+            context: self.model().max_position_embeddings.min(model.max_position_embeddings),
             local_steps,
             inner: AdamW { lr, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_clip: Some(1.0) }.into(),
             warmup_rounds,
             decay_from: 0,
             decay_rounds: 0,
-            outer: outer(Layout::of(&model).as_ref()),
+            outer: outer(Layout::of(model).as_ref()),
         }
     }
 
@@ -143,5 +153,16 @@ mod tests {
             assert_eq!(preset.to_string().parse(), Ok(preset));
         }
         assert_eq!("huge".parse::<Preset>(), Err(UnknownPreset("huge".to_owned())));
+    }
+
+    #[test]
+    fn a_model_from_elsewhere_takes_the_recipe_of_its_size_and_no_longer_context_than_it_has() {
+        assert_eq!(Preset::fitting(10_000), Preset::Tiny);
+        assert_eq!(Preset::fitting(100_000), Preset::Small);
+        assert_eq!(Preset::fitting(1 << 28), Preset::Base);
+        let model = ModelSpec { max_position_embeddings: 50, ..Preset::Base.model() };
+        let recipe = Preset::Base.recipe_for(&model);
+        assert_eq!((recipe.context, recipe.outer.codec), (50, Codec::Topk));
+        assert_eq!(Preset::Base.recipe_for(&ModelSpec { max_position_embeddings: 9999, ..model }).context, 256);
     }
 }

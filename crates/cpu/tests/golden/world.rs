@@ -19,6 +19,15 @@ pub struct Golden {
     pub first_gradient_norms: BTreeMap<String, f64>,
     pub losses: Vec<f32>,
     pub logits_after: Vec<f32>,
+    /// Of an adapter's golden numbers.
+    pub lora: Option<Lora>,
+}
+
+#[derive(Deserialize)]
+pub struct Lora {
+    pub rank: u32,
+    pub alpha: f32,
+    pub targets: Vec<String>,
 }
 
 /// MurmurHash3's finaliser over a counter, as in the script.

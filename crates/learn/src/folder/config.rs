@@ -168,7 +168,7 @@ impl<'a> Fields<'a> {
 }
 
 /// The shortest decimal of the f32, not the digits of the f64 beside it.
-pub(super) fn short(x: f32) -> Result<Value, FolderError> {
+pub(crate) fn short(x: f32) -> Result<Value, FolderError> {
     Ok(serde_json::from_str(&format!("{x:?}"))?)
 }
 

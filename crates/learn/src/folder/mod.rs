@@ -3,6 +3,7 @@
 
 mod batches;
 mod config;
+mod shards;
 mod weights;
 
 use safetensors::{Dtype, SafeTensorError};
@@ -12,8 +13,10 @@ use thiserror::Error;
 use crate::layout::LayoutError;
 
 pub use batches::parse_batches;
+pub(crate) use config::short;
 pub use config::{config_json, parse_config};
-pub use weights::{parse_weights, weights_bytes};
+pub use shards::{Files, INDEX, SHARD_BYTES_MAX, Shards, WEIGHTS, load_weights};
+pub use weights::{parse_weights, tensors_bytes, weights_bytes};
 
 /// What is wrong with a file; the caller knows its name.
 #[derive(Debug, PartialEq, Eq, Error)]
@@ -44,10 +47,41 @@ pub enum FolderError {
     Type { name: String, got: Dtype, only: &'static str },
     #[error("`{0}` has values that are not finite")]
     NotFinite(String),
+    #[error("the model's {values} parameters do not fit into memory")]
+    OutOfMemory { values: usize },
+    #[error("there is no model.safetensors, and no model.safetensors.index.json")]
+    NoWeights,
+    #[error(
+        "it is a pickle, which may run any code when it is read, so it is never read: \
+         `AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(OUT)` of `transformers` makes safetensors of it"
+    )]
+    Pickle,
+    #[error("weight_map names the file {0:?}: only names of .safetensors files beside it are read")]
+    FileName(String),
+    #[error("weight_map has no tensor `{0}`")]
+    NotMapped(String),
+    #[error("it names {files} files, and at most {limit} are read")]
+    Files { files: usize, limit: usize },
+    #[error("it is named in the index, and is not there")]
+    Absent,
     #[error("{got} values where the model has {expected} parameters")]
     Length { got: usize, expected: usize },
     #[error("token {token} is outside the model's vocabulary of {vocab}")]
     Token { token: i32, vocab: u32 },
+}
+
+/// What is wrong with which file of a folder.
+#[derive(Debug, PartialEq, Eq, Error)]
+#[error("cannot use {file}: {error}")]
+pub struct FileError {
+    pub file: String,
+    pub error: FolderError,
+}
+
+impl FolderError {
+    pub fn of(self, file: &str) -> FileError {
+        FileError { file: file.to_owned(), error: self }
+    }
 }
 
 // As text, so that each message tells all and a printed chain of causes does not repeat it.
