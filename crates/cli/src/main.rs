@@ -5,6 +5,7 @@ mod files;
 mod join;
 mod model;
 mod output;
+mod plan;
 mod progress;
 mod relay;
 mod run;
@@ -29,6 +30,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Train(train::Args),
+    Plan(plan::Args),
     Join(join::Args),
     #[command(subcommand)]
     Run(run::Command),
@@ -40,6 +42,7 @@ impl Command {
     fn run(&self) -> Result<()> {
         match self {
             Self::Train(args) => train::run(args),
+            Self::Plan(args) => plan::run(args),
             Self::Join(args) => join::run(args),
             Self::Run(command) => run::run(command),
             Self::Verify(args) => verify::run(args),
@@ -52,6 +55,7 @@ impl Command {
         match self {
             Self::Run(command) => command.json(),
             Self::Export(args) => args.json,
+            Self::Plan(args) => args.json,
             Self::Train(_) | Self::Join(_) | Self::Verify(_) => false,
         }
     }
