@@ -11,12 +11,13 @@ use shoal_wire::Manifest;
 use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
 use wasm_bindgen_futures::JsFuture;
 
+use super::trial;
 use crate::{files::BrowserFiles, scope, team::Team};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Choice {
-    /// WebGPU on real hardware, else the CPU.
+    /// The faster of WebGPU and the CPU.
     Auto,
     Gpu,
     Cpu,
@@ -44,13 +45,43 @@ impl AnyEngine {
         };
         let why = match refused {
             Some(why) => why,
-            None => match Self::gpu(manifest, true).await {
-                Ok(engine) => return Ok((engine, None)),
-                Err(error) if choice == Choice::Gpu => return Err(error),
+            None if choice == Choice::Auto => match Self::faster(manifest).await {
+                Ok(chosen) => return Ok(chosen),
                 Err(error) => error.to_string(),
             },
+            None => return Ok((Self::gpu(manifest, true).await?, None)),
         };
         Ok((Self::cpu(manifest).await?, Some(why)))
+    }
+
+    /// The engine that trains the run's model faster here: measured once, then remembered. An error of the GPU's.
+    async fn faster(manifest: &Manifest) -> Result<(Self, Option<String>), EngineError> {
+        let memory = Memory::open("faster-engine", manifest).await;
+        let known = memory.read().await;
+        if known.as_deref().is_some_and(|known| known != GPU) && trial::is_short(manifest) {
+            return Ok((Self::cpu(manifest).await?, known));
+        }
+        let mut gpu = Self::gpu(manifest, true).await?;
+        if known.is_some() || !trial::is_short(manifest) {
+            return Ok((gpu, None));
+        }
+        let mut cpu = Self::cpu(manifest).await?;
+        let gpu_ms = gpu.step_ms(manifest).await?;
+        let cpu_ms = cpu.step_ms(manifest).await?;
+        if gpu_ms <= cpu_ms {
+            memory.write(GPU).await;
+            return Ok((gpu, None));
+        }
+        let why = format!("the processor is faster here: {cpu_ms:.0} ms a step, the GPU takes {gpu_ms:.0} ms");
+        memory.write(&why).await;
+        Ok((cpu, Some(why)))
+    }
+
+    async fn step_ms(&mut self, manifest: &Manifest) -> Result<f64, EngineError> {
+        match self {
+            Self::Cpu(engine) => trial::step_ms(&mut **engine, manifest).await,
+            Self::Gpu(engine) => trial::step_ms(&mut **engine, manifest).await,
+        }
     }
 
     pub async fn cpu(manifest: &Manifest) -> Result<Self, EngineError> {
@@ -61,7 +92,7 @@ impl AnyEngine {
     /// WebGPU, with the kernels that were measured here before unless `remember` is false: they may be at fault.
     pub async fn gpu(manifest: &Manifest, remember: bool) -> Result<Self, EngineError> {
         let (batch, context) = (manifest.recipe.batch as usize, manifest.recipe.context as usize);
-        let memory = FormsMemory::open(manifest).await;
+        let memory = Memory::open("kernel-forms", manifest).await;
         let known = if remember { memory.read().await } else { None };
         let options = Options { remembered: known.as_deref(), ..Options::default() };
         let engine = ResumingEngine::open(&manifest.model, batch, context, options).await?;
@@ -72,37 +103,40 @@ impl AnyEngine {
     }
 }
 
-/// Which forms of the kernels were the fastest here, for a shape of model: measured once, then remembered.
-struct FormsMemory {
+/// What is remembered where the GPU is the faster engine; elsewhere the reason is.
+const GPU: &str = "gpu";
+
+/// What was measured here for a shape of model: which forms of the kernels, or which engine, were the fastest.
+struct Memory {
     files: BrowserFiles,
     name: String,
 }
 
-impl FormsMemory {
-    async fn open(manifest: &Manifest) -> Self {
+impl Memory {
+    async fn open(what: &str, manifest: &Manifest) -> Self {
         let (model, recipe) = (&manifest.model, &manifest.recipe);
         let sizes = [model.hidden_size, model.intermediate_size, model.num_attention_heads, model.num_key_value_heads];
         let shape = sizes.map(|size| size.to_string()).join("-");
-        let name = format!("kernel-forms-{shape}-{}x{}", recipe.batch, recipe.context);
+        let name = format!("{what}-{shape}-{}-{}x{}", model.num_hidden_layers, recipe.batch, recipe.context);
         // Without private files nothing is remembered, and it is measured each time.
         Self { files: BrowserFiles::open("shoal/kernels").await.0, name }
     }
 
     async fn read(&self) -> Option<String> {
         // What cannot be read is measured again.
-        let bytes = self.files.read(&self.name, FORMS_BYTES_MAX).await.ok()??;
+        let bytes = self.files.read(&self.name, MEMORY_BYTES_MAX).await.ok()??;
         let text = String::from_utf8(bytes).ok()?;
         Some(text.strip_prefix(&browser())?.to_owned())
     }
 
-    async fn write(&self, forms: &str) {
-        if let Err(error) = self.files.write_atomic(&self.name, format!("{}{forms}", browser()).as_bytes()).await {
-            web_sys::console::warn_1(&format!("the measured kernels are not remembered: {error}").into());
+    async fn write(&self, text: &str) {
+        if let Err(error) = self.files.write_atomic(&self.name, format!("{}{text}", browser()).as_bytes()).await {
+            web_sys::console::warn_1(&format!("what was measured here is not remembered: {error}").into());
         }
     }
 }
 
-const FORMS_BYTES_MAX: u64 = 4096;
+const MEMORY_BYTES_MAX: u64 = 4096;
 
 /// Another version of the browser may compile kernels otherwise.
 fn browser() -> String {

@@ -2,6 +2,7 @@
 
 mod engine;
 mod sample;
+mod trial;
 mod worker;
 
 use js_sys::Reflect;
