@@ -4,7 +4,7 @@
 //! One worker leads: it hands out tokens and parameters, computes the first part, adds the others' gradients in a fixed
 //! order and changes the parameters. Without shared memory, or with one thread, it does all alone.
 
-use js_sys::{Atomics, Float32Array, Function, Int32Array, Object, Reflect, SharedArrayBuffer, Uint8Array};
+use js_sys::{Array, Atomics, Float32Array, Function, Int32Array, Object, Reflect, Uint8Array};
 use shoal_cpu::CpuEngine;
 use shoal_learn::{Batch, Engine, EngineError, Layout, StepSettings, folder};
 use shoal_wire::manifest::ModelSpec;
@@ -21,6 +21,9 @@ const START_SLICE_MS: f64 = 5.0;
 const PATIENCE: f64 = 20.0;
 const PATIENCE_MS: f64 = 60_000.0;
 const WAIT_SLICE_MS: f64 = 1000.0;
+
+/// More memory than this is not asked for: one thread needs less.
+const SHARED_BYTES_MAX: u32 = 1 << 30;
 
 /// Words at the start of the shared memory.
 const STEP: u32 = 0;
@@ -111,6 +114,9 @@ pub struct Team {
     /// Pages may not wait as workers may.
     can_wait: bool,
     step: i32,
+    vocab: u32,
+    /// A helper may still be at work on a step that failed: what it leaves would be taken for the next one's.
+    broken: bool,
 }
 
 impl Team {
@@ -129,7 +135,16 @@ impl Team {
             return Ok(team);
         }
         let leader = CpuEngine::new(model, batch, context)?;
-        Ok(Self { leader, parts: 1, shared: None, helpers: vec![], can_wait: true, step: 0 })
+        Ok(Self {
+            leader,
+            parts: 1,
+            shared: None,
+            helpers: vec![],
+            can_wait: true,
+            step: 0,
+            vocab: model.vocab_size,
+            broken: false,
+        })
     }
 
     pub fn threads(&self) -> usize {
@@ -154,7 +169,7 @@ impl Team {
         let Some(bytes) = u32::try_from(places.words(parts - 1)).ok().and_then(|words| words.checked_mul(4)) else {
             return Ok(None);
         };
-        let memory: JsValue = SharedArrayBuffer::new(bytes).into();
+        let Some(memory) = shared_memory(bytes) else { return Ok(None) };
         let shared = Shared::new(&memory, places);
         let config = folder::config_json(model).map_err(|error| EngineError::Failed(error.to_string()))?;
         let mut team = Self {
@@ -164,6 +179,8 @@ impl Team {
             helpers: vec![],
             can_wait: Reflect::get(&global, &"document".into()).is_ok_and(|document| document.is_undefined()),
             step: 0,
+            vocab: model.vocab_size,
+            broken: false,
         };
         for part in 1..parts {
             let order = order(&memory, &config, [part, parts, batch, context]).map_err(|error| failed(&error))?;
@@ -199,10 +216,25 @@ impl Team {
 
     fn train(&mut self, batch: &Batch, settings: &StepSettings) -> Result<(), EngineError> {
         let Some(shared) = &self.shared else { return self.leader.step(batch, settings) };
-        let Places { rows, values } = shared.places;
+        if self.broken {
+            return Err(EngineError::Failed("a thread of the CPU engine failed before".to_owned()));
+        }
+        let rows = shared.places.rows;
         if batch.inputs.len() != rows || batch.targets.len() != rows || batch.batch * batch.context != rows {
             return Err(EngineError::Shape { what: "the batch", got: batch.inputs.len(), expected: rows });
         }
+        if let Some(token) = batch.inputs.iter().chain(&batch.targets).find(|token| **token >= self.vocab) {
+            let text = format!("token {token} is outside the vocabulary of {}", self.vocab);
+            return Err(EngineError::Failed(text));
+        }
+        let outcome = self.train_together(batch, settings);
+        self.broken = outcome.is_err();
+        outcome
+    }
+
+    fn train_together(&mut self, batch: &Batch, settings: &StepSettings) -> Result<(), EngineError> {
+        let Some(shared) = &self.shared else { return Ok(()) };
+        let Places { rows, values } = shared.places;
         for (start, tokens) in [(CONTROL_WORDS, &batch.inputs), (shared.places.targets(), &batch.targets)] {
             let words: Vec<i32> = tokens.iter().map(|token| *token as i32).collect();
             shared.tokens(start, rows).copy_from(&words);
@@ -250,6 +282,15 @@ fn wait(shared: &Shared, helpers: usize, can_wait: bool, began: f64) -> Result<(
     }
 }
 
+/// Shared between threads, where there is so much.
+fn shared_memory(bytes: u32) -> Option<JsValue> {
+    if bytes > SHARED_BYTES_MAX {
+        return None;
+    }
+    let constructor = Reflect::get(&js_sys::global(), &"SharedArrayBuffer".into()).ok()?.dyn_into::<Function>().ok()?;
+    Reflect::construct(&constructor, &Array::of1(&bytes.into())).ok()
+}
+
 /// Helpers are a matter of speed alone.
 fn warn(why: &JsValue) {
     web_sys::console::warn_1(&format!("the CPU engine has one thread: {}", scope::words(why)).into());
@@ -270,6 +311,11 @@ impl Drop for Team {
         if let Some(shared) = &self.shared {
             // What cannot be told ends with the page.
             shared.store(STEP, OVER).ok();
+        }
+        for helper in &self.helpers {
+            let terminate = Reflect::get(helper, &"terminate".into()).and_then(JsCast::dyn_into::<Function>);
+            // One that is gone needs no end.
+            terminate.and_then(|terminate| terminate.call0(helper)).ok();
         }
     }
 }
@@ -325,11 +371,7 @@ fn order(memory: &JsValue, config: &[u8], sizes: [usize; 4]) -> Result<JsValue, 
     Reflect::set(&order, &"module".into(), &wasm_bindgen::module())?;
     Reflect::set(&order, &"memory".into(), memory)?;
     Reflect::set(&order, &"config".into(), &Uint8Array::from(config))?;
-    Reflect::set(
-        &order,
-        &"sizes".into(),
-        &sizes.iter().map(|size| JsValue::from(*size as u32)).collect::<js_sys::Array>(),
-    )?;
+    Reflect::set(&order, &"sizes".into(), &sizes.iter().map(|size| JsValue::from(*size as u32)).collect::<Array>())?;
     Ok(order.into())
 }
 

@@ -39,20 +39,28 @@ impl Files for Dir<'_> {
 /// place.
 pub fn write_weights(dir: &Path, layout: &Layout, parameters: &[f32]) -> Result<()> {
     let shards = Shards::new(layout, parameters, SHARD_BYTES_MAX)?;
+    let index = shards.index()?;
+    // Files of an older model under a valid index would pass for the new one's, should this end halfway.
+    if index.is_some() {
+        remove(&dir.join(INDEX))?;
+    }
     for file in shards.files() {
         let (name, bytes) = file?;
         files::write_atomically(&dir.join(name), &bytes)?;
     }
-    let stale = match shards.index()? {
+    let stale = match index {
         Some(index) => {
             files::write_atomically(&dir.join(INDEX), &index)?;
             WEIGHTS
         }
         None => INDEX,
     };
-    let stale = dir.join(stale);
+    remove(&dir.join(stale))
+}
+
+fn remove(stale: &Path) -> Result<()> {
     if stale.exists() {
-        fs::remove_file(&stale).with_context(|| format!("cannot remove the older {}", stale.display()))?;
+        fs::remove_file(stale).with_context(|| format!("cannot remove the older {}", stale.display()))?;
     }
     Ok(())
 }
@@ -116,17 +124,24 @@ impl Model {
         }
     }
 
+    /// The folder's tokenizer as GGUF says it; an error where GGUF cannot.
+    pub fn gguf_tokenizer(&self) -> Result<GgufTokenizer> {
+        let path = self.folder.join(TOKENIZER);
+        if path.exists() {
+            let id = |field| self.config.get(field).and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
+            let ends = [id("bos_token_id"), id("eos_token_id")];
+            GgufTokenizer::parse(&files::read(&path, COMPANION_BYTES_MAX)?, self.spec.vocab_size, ends)
+                .with_context(|| format!("cannot use {}", path.display()))
+        } else if self.spec.vocab_size == BYTES {
+            Ok(GgufTokenizer::Bytes)
+        } else {
+            Ok(GgufTokenizer::None)
+        }
+    }
+
     /// Writes `model.gguf` with other parameters and the folder's tokenizer.
     pub fn write_gguf(&self, dir: &Path, parameters: &[f32], kind: Gguf) -> Result<()> {
-        let path = self.folder.join(TOKENIZER);
-        let tokenizer = if path.exists() {
-            GgufTokenizer::parse(&files::read(&path, COMPANION_BYTES_MAX)?, self.spec.vocab_size)
-                .with_context(|| format!("cannot use {}", path.display()))?
-        } else if self.spec.vocab_size == BYTES {
-            GgufTokenizer::Bytes
-        } else {
-            GgufTokenizer::None
-        };
+        let tokenizer = self.gguf_tokenizer()?;
         let name = fs::canonicalize(&self.folder)?;
         let name = name.file_name().unwrap_or_default().to_string_lossy();
         kind.write(dir, &name, &self.spec, parameters, &tokenizer)

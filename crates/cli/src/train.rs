@@ -89,7 +89,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Write model.gguf into --out too, for llama.cpp, with matrices of this type
-    #[arg(long, value_name = "TYPE", requires = "out")]
+    #[arg(long, value_name = "TYPE", requires = "out", conflicts_with_all = ["table", "images"])]
     gguf: Option<Gguf>,
     #[command(flatten)]
     lora: Lora,
@@ -97,7 +97,8 @@ pub struct Args {
     #[arg(long, value_name = "B", conflicts_with = "batches", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     batch: Option<u32>,
     /// Tokens in a sequence, with --data [default: 128, or what the model allows]
-    #[arg(long, value_name = "C", conflicts_with = "batches", value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    #[arg(long, value_name = "C", conflicts_with_all = ["batches", "table", "images"],
+          value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     context: Option<u32>,
     /// Chooses which parts of the text are trained on, with --data, or which examples are held out [default: 0]
     #[arg(long, value_name = "S", conflicts_with = "batches")]
@@ -108,7 +109,7 @@ pub struct Args {
 #[derive(clap::Args)]
 struct Lora {
     /// Train a low-rank adapter of this rank; --out gets it in PEFT's format. For --engine cpu
-    #[arg(long = "lora", value_name = "RANK", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(long = "lora", value_name = "RANK", conflicts_with_all = ["table", "images"], value_parser = clap::value_parser!(u32).range(1..=1024))]
     rank: Option<u32>,
     /// How much the adapter counts: this by its rank [default: twice the rank]
     #[arg(long = "lora-alpha", value_name = "A", requires = "rank")]
@@ -180,6 +181,9 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(out) = &args.out {
         // Better to learn of a bad folder now than after hours of training.
         fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
+    }
+    if args.gguf.is_some() {
+        model.gguf_tokenizer()?;
     }
     if let Some(spec) = args.lora.spec() {
         return adapt(args, steps, spec, &model, &source, recipe);

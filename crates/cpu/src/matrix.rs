@@ -223,7 +223,9 @@ mod tests {
         let (a, b) = (noise(300 * 170, 1), noise(170 * 130, 2));
         let on = |cores| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(cores).build().unwrap();
-            pool.install(|| multiply(a.matrix(170), b.matrix(130)).unwrap()).into_vec()
+            let mut target = vec![0.0; 300 * 130];
+            pool.install(|| multiply_into(&mut target, Put::Over, a.matrix(170), b.matrix(130))).unwrap();
+            target
         };
         let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
         let one = bits(on(1));

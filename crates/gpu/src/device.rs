@@ -48,6 +48,13 @@ pub(crate) struct Gpu {
     pub timestamps: bool,
 }
 
+impl Drop for Gpu {
+    /// A browser would keep the device's memory until its collector comes by, and the next engine may need it.
+    fn drop(&mut self) {
+        self.device.destroy();
+    }
+}
+
 impl Gpu {
     /// Takes the fastest adapter there is, with all its limits; natively the one that [`ADAPTER_NAME`] asks for.
     pub async fn open() -> Result<Self, EngineError> {

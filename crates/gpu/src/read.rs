@@ -43,6 +43,13 @@ pub(crate) struct CopyOut {
     faults: FaultLog,
 }
 
+impl Drop for CopyOut {
+    /// A browser would keep it until its collector comes by.
+    fn drop(&mut self) {
+        self.staging.destroy();
+    }
+}
+
 impl CopyOut {
     /// To be called when the copy is submitted.
     pub fn start(self) -> Reading {
@@ -61,8 +68,8 @@ pub(crate) struct Reading {
 
 impl Reading {
     pub async fn values(self) -> Result<Vec<f32>, EngineError> {
-        let CopyOut { staging, device, faults } = self.copy;
-        pump(&device, &faults)?;
+        let CopyOut { staging, device, faults } = &self.copy;
+        pump(device, faults)?;
         let outcome = self.mapped.await;
         faults.check()?;
         outcome.map_err(|error| EngineError::Failed(error.to_string()))?;

@@ -221,9 +221,14 @@ impl ResumingEngine {
         while self.is_worth_resuming(&error) {
             match self.resume(&error).await {
                 Ok(losses) => return Ok(losses),
-                Err(next) => error = next,
+                Err(next) => {
+                    // What was done again only in part must not be gone on with.
+                    self.engine.destroy_device();
+                    error = next;
+                }
             }
         }
+        self.resumes = RESUMES_MAX;
         Err(error)
     }
 }
@@ -255,14 +260,16 @@ impl Engine for ResumingEngine {
 
     fn load(&mut self, parameters: &[f32]) -> Result<(), EngineError> {
         let result = self.engine.load(parameters);
+        self.defer(result)?;
         self.note(Deed::Load(parameters.to_vec()));
-        self.defer(result)
+        Ok(())
     }
 
     fn reset_moments(&mut self) -> Result<(), EngineError> {
         let result = self.engine.reset_moments();
+        self.defer(result)?;
         self.note(Deed::ResetMoments);
-        self.defer(result)
+        Ok(())
     }
 
     fn step(&mut self, batch: &Batch, settings: &StepSettings) -> Result<(), EngineError> {
@@ -280,12 +287,12 @@ impl Engine for ResumingEngine {
     }
 
     async fn losses(&mut self) -> Result<Vec<f32>, EngineError> {
-        let mut losses = core::mem::take(&mut self.carried);
-        losses.extend(self.settle().await?);
+        let losses = self.settle().await?;
+        self.carried.extend(losses);
         // A snapshot that fails is a device that is lost: the next call finds it.
         let kept = self.keep().await;
         self.defer(kept)?;
-        Ok(losses)
+        Ok(core::mem::take(&mut self.carried))
     }
 
     async fn parameters(&mut self) -> Result<Vec<f32>, EngineError> {

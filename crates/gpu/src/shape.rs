@@ -4,7 +4,7 @@ use shoal_learn::EngineError;
 use shoal_wire::manifest::ModelSpec;
 
 /// Tokens in a batch.
-const ROWS_MAX: usize = 1 << 24;
+const ROWS_MAX: usize = 1 << 20;
 
 /// Sizes that the whole plan uses.
 #[derive(Clone, Copy, Debug)]

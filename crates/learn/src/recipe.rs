@@ -54,6 +54,10 @@ impl SoloRecipe {
             rule,
         })?;
         let Times { warmup_steps, decay_from, decay_steps } = file.schedule.unwrap_or_default();
+        if decay_steps > 0 && decay_from.is_none() {
+            return Err(RecipeError::Json("schedule.decaySteps needs schedule.decayFrom".to_owned()));
+        }
+        let decay_from = decay_from.unwrap_or(0);
         Ok(Self { optimizer, schedule: Schedule { warmup: warmup_steps, decay_from, decay: decay_steps } })
     }
 
@@ -75,7 +79,7 @@ struct File {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct Times {
     warmup_steps: u32,
-    decay_from: u32,
+    decay_from: Option<u32>,
     decay_steps: u32,
 }
 
@@ -180,6 +184,8 @@ mod tests {
         }
         assert!(SoloRecipe::parse(b"{}").is_err());
         assert!(parse(SGD, r#", "schedule": {"warmup": 3}"#).is_err());
+        let error = parse(SGD, r#", "schedule": {"decaySteps": 3}"#).unwrap_err().to_string();
+        assert!(error.contains("decayFrom"), "{error}");
     }
 
     #[test]

@@ -4,7 +4,10 @@ import init, { helpTeam } from '../wasm/shoal_client.js';
 import type { HelperOrder } from './helpers';
 
 self.onmessage = async ({ data }: MessageEvent<HelperOrder>) => {
-  await init({ module_or_path: data.module });
-  helpTeam(data.memory, data.config, Uint32Array.from(data.sizes));
-  self.close();
+  try {
+    await init({ module_or_path: data.module });
+    helpTeam(data.memory, data.config, Uint32Array.from(data.sizes));
+  } finally {
+    self.close();
+  }
 };

@@ -17,7 +17,7 @@ use crate::engine::zeros;
 use crate::matrix::Values;
 use crate::optimizer::{self, Moments};
 
-/// Trains a network on the CPU, in the calling thread (candle's products use more where there are more).
+/// Trains a network on the CPU; natively on all cores.
 pub struct CpuNetEngine {
     net: Checked,
     batch: usize,

@@ -15,6 +15,8 @@ use crate::{
 
 /// A weight's gradient from more rows than this is summed in slices, so that enough threads take part.
 const SLICE_ROWS: u32 = 512;
+/// Longer slices rather than more: each takes the weight's memory.
+const SLICES_MAX: u32 = 64;
 
 /// What the backward pass needs of a layer.
 struct Kept {
@@ -234,7 +236,8 @@ impl NetBuilder<'_> {
         if dx != dy {
             self.inner.give(&[dy]);
         }
-        if kept.owned {
+        // A layer that only sees values in another shape leaves their gradient where they were.
+        if kept.owned && x != dx {
             self.inner.give(&[x]);
         }
         for place in kept.statistics.into_iter().flatten() {
@@ -304,7 +307,8 @@ impl NetBuilder<'_> {
     fn product_tn(&mut self, node: &Node, x: Place, dy: Place) {
         let (rows, inputs, outputs) = self.product_sizes(node);
         let weight = self.weight(node.weight.start);
-        let slices = rows.div_ceil(SLICE_ROWS);
+        let slice = rows.div_ceil(SLICES_MAX).next_multiple_of(SLICE_ROWS);
+        let slices = rows.div_ceil(slice);
         if slices < 2 {
             let arguments = [rows, inputs, x.offset(), 0, outputs, weight.offset, dy.offset()];
             let kernel = self.form(Op::Tn, [inputs, outputs | rows, weight.offset]);
@@ -312,7 +316,7 @@ impl NetBuilder<'_> {
         }
         let values = inputs * outputs;
         let parts = self.take(slices * values);
-        let arguments = [rows, inputs, x.offset(), SLICE_ROWS, outputs, parts.offset(), dy.offset()];
+        let arguments = [rows, inputs, x.offset(), slice, outputs, parts.offset(), dy.offset()];
         let grid = [inputs.div_ceil(32), outputs.div_ceil(32), slices];
         self.inner.push(Kernel::GemmTnSplit, &arguments, grid);
         let sum = [values, slices, parts.offset(), weight.offset];

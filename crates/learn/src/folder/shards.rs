@@ -15,7 +15,7 @@ pub const INDEX: &str = "model.safetensors.index.json";
 /// A larger model is written in several files, so that no file takes much memory to write or to read.
 pub const SHARD_BYTES_MAX: u64 = 512 << 20;
 /// One file: twice what the largest model has in f32, for tensors that are not read.
-const FILE_BYTES_MAX: u64 = 16 << 30;
+const FILE_BYTES_MAX: u64 = 2 << 30;
 const INDEX_BYTES_MAX: u64 = 16 << 20;
 const FILES_MAX: usize = 1024;
 const FILE_NAME_BYTES_MAX: usize = 200;

@@ -19,13 +19,22 @@ pub enum GgufTokenizer {
     /// Nothing: whoever runs the model gives it tokens.
     None,
     /// Byte-level pair encoding, as GPT-2's.
-    BytePairs { tokens: Vec<String>, kinds: Vec<i32>, merges: Vec<String> },
+    BytePairs {
+        tokens: Vec<String>,
+        kinds: Vec<i32>,
+        merges: Vec<String>,
+        /// The tokens that begin and end a text.
+        ends: [u32; 2],
+    },
 }
 
 impl GgufTokenizer {
     /// From a `tokenizer.json` whose model is byte-level pair encoding with GPT-2's splitting of words; llama.cpp knows
     /// other ways to split by name only, and a wrong one would give other tokens.
-    pub fn parse(bytes: &[u8], vocab: u32) -> Result<Self, GgufError> {
+    ///
+    /// `ends` are the tokens that begin and end a text, where the model's configuration names them; else the first special
+    /// token is both, since llama.cpp would take some token of its own choice.
+    pub fn parse(bytes: &[u8], vocab: u32, ends: [Option<u32>; 2]) -> Result<Self, GgufError> {
         let json: Value = serde_json::from_slice(bytes).map_err(|error| GgufError::Json(error.to_string()))?;
         let (split, model) = (&json["pre_tokenizer"], &json["model"]);
         let no_normalizer = json["normalizer"].is_null();
@@ -42,11 +51,14 @@ impl GgufTokenizer {
             }
         }
         let mut ids = BTreeMap::new();
-        for (token, id) in model["vocab"].as_object().into_iter().flatten() {
-            ids.insert(index(id)?, (token.clone(), NORMAL));
+        let missing = |field: &str| GgufError::Json(format!("it has no {field}"));
+        for (token, id) in model["vocab"].as_object().ok_or_else(|| missing("model.vocab"))? {
+            if ids.insert(index(id)?, (token.clone(), NORMAL)).is_some() {
+                return Err(GgufError::Json(format!("two tokens of model.vocab have the id {id}")));
+            }
         }
         for added in json["added_tokens"].as_array().into_iter().flatten() {
-            let token = added["content"].as_str().unwrap_or_default().to_owned();
+            let token = added["content"].as_str().ok_or_else(|| missing("added_tokens.content"))?.to_owned();
             let kind = if added["special"] == true { CONTROL } else { USER_DEFINED };
             ids.insert(index(&added["id"])?, (token, kind));
         }
@@ -59,8 +71,13 @@ impl GgufTokenizer {
         let unused = |id: usize| (format!("[PAD{id}]"), UNUSED);
         let token = |id| ids.get(&id).cloned().unwrap_or_else(|| unused(id));
         let (tokens, kinds) = (0..expected).map(token).unzip();
-        let merges = model["merges"].as_array().into_iter().flatten().map(merge).collect::<Result<_, _>>()?;
-        Ok(Self::BytePairs { tokens, kinds, merges })
+        let merges = model["merges"].as_array().ok_or_else(|| missing("model.merges"))?;
+        let merges = merges.iter().map(merge).collect::<Result<_, _>>()?;
+        let special = ids.iter().find(|(_, (_, kind))| *kind == CONTROL).map(|(id, _)| *id as u32);
+        let [Some(begin), Some(end)] = ends.map(|end| end.filter(|end| *end < vocab).or(special)) else {
+            return Err(missing("special token, and the model names none that begins and ends a text"));
+        };
+        Ok(Self::BytePairs { tokens, kinds, merges, ends: [begin, end] })
     }
 
     pub(super) fn describe(&self, pairs: &mut Pairs, vocab: usize) -> Result<(), GgufError> {
@@ -82,7 +99,11 @@ impl GgufTokenizer {
                 pairs.whole("tokenizer.ggml.eos_token_id", 0);
                 (tokens, kinds, Vec::new())
             }
-            Self::BytePairs { tokens, kinds, merges } => (tokens.clone(), kinds.clone(), merges.clone()),
+            Self::BytePairs { tokens, kinds, merges, ends } => {
+                pairs.whole("tokenizer.ggml.bos_token_id", ends[0]);
+                pairs.whole("tokenizer.ggml.eos_token_id", ends[1]);
+                (tokens.clone(), kinds.clone(), merges.clone())
+            }
         };
         if tokens.len() != vocab {
             return Err(GgufError::Vocabulary { got: tokens.len(), expected: vocab });
@@ -143,19 +164,21 @@ mod tests {
 
     #[test]
     fn byte_pairs_are_read_with_added_tokens_and_room_at_the_end() {
-        let GgufTokenizer::BytePairs { tokens, kinds, merges } =
-            GgufTokenizer::parse(byte_pairs().to_string().as_bytes(), 5).unwrap()
+        let GgufTokenizer::BytePairs { tokens, kinds, merges, ends } =
+            GgufTokenizer::parse(byte_pairs().to_string().as_bytes(), 5, [None; 2]).unwrap()
         else {
             panic!("no byte pairs")
         };
         assert_eq!(tokens, ["a", "b", "ab", "<end>", "[PAD4]"]);
         assert_eq!(kinds, [NORMAL, NORMAL, NORMAL, CONTROL, UNUSED]);
-        assert_eq!(merges, ["a b"]);
+        assert_eq!((merges, ends), (vec!["a b".to_owned()], [3, 3]));
+        let named = GgufTokenizer::parse(byte_pairs().to_string().as_bytes(), 5, [Some(1), Some(2)]).unwrap();
+        assert!(matches!(named, GgufTokenizer::BytePairs { ends: [1, 2], .. }));
     }
 
     #[test]
     fn a_tokenizer_that_llama_cpp_would_read_otherwise_or_that_does_not_fit_is_refused() {
-        let error = GgufTokenizer::parse(byte_pairs().to_string().as_bytes(), 3).unwrap_err();
+        let error = GgufTokenizer::parse(byte_pairs().to_string().as_bytes(), 3, [None; 2]).unwrap_err();
         assert_eq!(error, GgufError::Vocabulary { got: 4, expected: 3 });
         for (pointer, value, field) in [
             ("/model/type", json!("Unigram"), "model.type"),
@@ -163,10 +186,15 @@ mod tests {
             ("/pre_tokenizer/use_regex", json!(false), "pre_tokenizer.use_regex"),
             ("/model/vocab/a", json!("zero"), "id"),
             ("/model/merges/0", json!(3), "merge"),
+            ("/model/merges", json!(null), "model.merges"),
+            ("/model/vocab", json!([]), "model.vocab"),
+            ("/model/vocab/b", json!(0), "two tokens"),
+            ("/added_tokens/0/content", json!(null), "added_tokens.content"),
+            ("/added_tokens/0/special", json!(false), "special token"),
         ] {
             let mut json = byte_pairs();
             *json.pointer_mut(pointer).unwrap() = value;
-            let message = GgufTokenizer::parse(json.to_string().as_bytes(), 5).unwrap_err().to_string();
+            let message = GgufTokenizer::parse(json.to_string().as_bytes(), 5, [None; 2]).unwrap_err().to_string();
             assert!(message.contains(field), "{message}");
         }
     }

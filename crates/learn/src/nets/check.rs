@@ -25,6 +25,8 @@ pub enum NetError {
     Groups { field: String, groups: u32, channels: u32 },
     #[error("the loss needs a row of outputs, and the last layer gives {gets:?}: `flatten` it")]
     Output { gets: Shape },
+    #[error("no layer has parameters: there is nothing to train")]
+    Nothing,
     #[error("cross-entropy needs at least 2 outputs")]
     Classes,
     #[error("the network has {parameters} parameters, and at most {PARAMETERS_MAX} are supported")]
@@ -76,6 +78,9 @@ impl Net {
                 return Err(NetError::TooLarge { parameters });
             }
             shapes.push(output);
+        }
+        if parameters == 0 {
+            return Err(NetError::Nothing);
         }
         let outputs = match shapes[self.layers.len()] {
             Shape::Flat(1) if self.loss == Loss::CrossEntropy => return Err(NetError::Classes),

@@ -20,6 +20,10 @@ pub const CATEGORIES_MAX: usize = 32;
 /// Classes that a target can have.
 pub const CLASSES_MAX: usize = 1000;
 pub const COLUMNS_MAX: usize = 4096;
+/// Larger numbers than this have squares whose sums are not finite.
+pub const NUMBER_MAX: f64 = 1e100;
+/// Features of all rows: 2 GiB.
+pub const VALUES_MAX: usize = 1 << 29;
 
 /// Columns of equal length, with names.
 #[derive(Clone, Debug, PartialEq)]
@@ -104,7 +108,7 @@ pub enum TableError {
     #[error("{file}, line {line}, column {column:?}: {value:?} is not a number, and the column's other cells are")]
     NotNumber { file: String, line: u64, column: String, value: String },
     #[error(
-        "{file}, line {line}, column {column:?}: {value:?} is not a finite number (leave the cell empty if it is missing)"
+        "{file}, line {line}, column {column:?}: {value:?} is not a finite number, or larger than {NUMBER_MAX:e} (leave the cell empty if it is missing)"
     )]
     NotFinite { file: String, line: u64, column: String, value: String },
     #[error("{file}: there is no column {column:?}; there are {known}")]
@@ -123,6 +127,10 @@ pub enum TableError {
     WordTarget { file: String, column: String },
     #[error("{file}: beside the target there is no column to learn from")]
     NoFeatures { file: String },
+    #[error(
+        "{file}: {rows} rows of {features} features do not fit into memory; `--ignore` leaves columns of many words out"
+    )]
+    TooMuch { file: String, rows: usize, features: usize },
     #[error("statistics of other columns: {ours:?} and {theirs:?}")]
     OtherColumns { ours: String, theirs: String },
 }

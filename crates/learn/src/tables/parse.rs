@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use csv::{ByteRecord, ReaderBuilder, StringRecord, Trim};
 
-use super::{COLUMNS_MAX, Cells, Column, Format, Header, Kind, Table, TableError};
+use super::{COLUMNS_MAX, Cells, Column, Format, Header, Kind, NUMBER_MAX, Table, TableError};
 
 /// How files say that a cell is missing, beside leaving it empty.
 const MISSING: [&str; 7] = ["?", "NA", "N/A", "n/a", "na", "null", "NULL"];
@@ -163,7 +163,7 @@ impl Seen {
         }
         if let Ok(number) = cell.parse::<f64>() {
             self.numbers += 1;
-            if !number.is_finite() {
+            if !number.is_finite() || number.abs() > NUMBER_MAX {
                 self.wild.get_or_insert_with(|| (line, cell.to_owned()));
             }
         } else {

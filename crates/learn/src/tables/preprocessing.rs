@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     CATEGORIES_MAX, CLASSES_MAX, Cells, Column, Format, Header, Kind, Observed, Statistics, Table, TableError,
+    VALUES_MAX,
 };
 use crate::nets::{Examples, Loss, Targets};
 
@@ -103,7 +104,13 @@ impl Preprocessing {
     /// Features [rows, width] of these rows.
     pub fn features(&self, table: &Table, rows: &[usize]) -> Result<Vec<f32>, TableError> {
         let width = self.width();
-        let mut features = vec![0.0; rows.len() * width];
+        let values = rows.len().saturating_mul(width);
+        let too_much = || TableError::TooMuch { file: table.file.clone(), rows: rows.len(), features: width };
+        let mut features = Vec::new();
+        if values > VALUES_MAX || features.try_reserve_exact(values).is_err() {
+            return Err(too_much());
+        }
+        features.resize(values, 0.0);
         let mut at = 0;
         for encoding in &self.columns {
             encoding.fill(table.column(&encoding.name)?, rows, features.get_mut(at..).unwrap_or_default(), width);

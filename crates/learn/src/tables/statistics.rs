@@ -18,7 +18,7 @@ pub struct Moments {
 impl Moments {
     #[must_use]
     pub fn merge(self, other: Self) -> Self {
-        let count = self.count + other.count;
+        let count = self.count.saturating_add(other.count);
         if count == 0 {
             return self;
         }
