@@ -95,7 +95,9 @@ impl AnyEngine {
         let memory = Memory::open("kernel-forms", manifest).await;
         let known = if remember { memory.read().await } else { None };
         let options = Options { remembered: known.as_deref(), ..Options::default() };
-        let engine = ResumingEngine::open(&manifest.model, batch, context, options).await?;
+        let engine = ResumingEngine::open(&manifest.model, batch, context, options).await?.on_failure(|error| {
+            web_sys::console::warn_1(&format!("the GPU failed: {error}; training resumes on another").into());
+        });
         if known.is_none_or(|known| known != engine.forms()) {
             memory.write(&engine.forms()).await;
         }

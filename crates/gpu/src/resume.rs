@@ -67,6 +67,7 @@ pub struct ResumingEngine {
     resumes: u32,
     snapshot_at: Instant,
     snapshot_ms: f64,
+    tell: fn(&EngineError),
 }
 
 impl ResumingEngine {
@@ -95,7 +96,15 @@ impl ResumingEngine {
             resumes: 0,
             snapshot_at: Instant::now(),
             snapshot_ms: 0.0,
+            tell: |_| {},
         })
+    }
+
+    /// Calls this whenever a device fails and another takes over.
+    #[must_use]
+    pub fn on_failure(mut self, tell: fn(&EngineError)) -> Self {
+        self.tell = tell;
+        self
     }
 
     /// See [`GpuEngine::forms`].
@@ -151,6 +160,7 @@ impl ResumingEngine {
     async fn resume(&mut self, error: &EngineError) -> Result<Vec<f32>, EngineError> {
         self.resumes += 1;
         self.broken = None;
+        (self.tell)(error);
         let forms = self.engine.forms();
         let smaller = usize::from(matches!(error, EngineError::OutOfMemory(_)));
         let options = Options {

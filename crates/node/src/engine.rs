@@ -77,7 +77,10 @@ impl AnyEngine {
     fn gpu(manifest: &Manifest) -> Result<Self, NodeError> {
         let (batch, context) = (manifest.recipe.batch as usize, manifest.recipe.context as usize);
         let engine = pollster::block_on(ResumingEngine::open(&manifest.model, batch, context, Options::default()));
-        engine.map(|engine| Self::Gpu(Box::new(engine))).map_err(|error| NodeError::Compute(error.to_string()))
+        let warn = |error: &EngineError| tracing::warn!(%error, "the GPU failed; training resumes on another");
+        engine
+            .map(|engine| Self::Gpu(Box::new(engine.on_failure(warn))))
+            .map_err(|error| NodeError::Compute(error.to_string()))
     }
 }
 

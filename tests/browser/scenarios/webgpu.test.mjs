@@ -42,7 +42,8 @@ test('a lost GPU is opened anew, and at last the CPU takes over', { timeout: 10 
     const now = await volunteer.until('contributions after it', (now) => now.accepted >= before.accepted + 2, 300_000)
     engines.push(now.engine)
   }
-  // A browser that sees its GPU process crash again and again may refuse WebGPU before the third time.
+  // Each time training resumes where it was, until the browser, which sees its GPU process crash again and again, refuses
+  // WebGPU.
   assert.equal(engines[0], 'gpu')
-  assert.ok(engines.length <= 3, engines.join(', '))
+  assert.ok(engines.length <= 6, engines.join(', '))
 })
