@@ -23,7 +23,10 @@ class ShoalVolunteer extends HTMLElement {
     const frame = document.createElement('iframe');
     frame.src = `${ORIGIN}/embed.html?run=${encodeURIComponent(this.getAttribute('run') ?? '')}`;
     frame.title = 'Shoal: help train a model with this browser';
-    frame.setAttribute('sandbox', 'allow-scripts allow-same-origin allow-popups allow-popups-to-escape-sandbox');
+    frame.setAttribute(
+      'sandbox',
+      'allow-scripts allow-same-origin allow-popups allow-popups-to-escape-sandbox',
+    );
     frame.referrerPolicy = 'origin';
     frame.loading = 'lazy';
     // A fixed size, so that nothing on the partner's page moves when the frame arrives.
