@@ -6,7 +6,7 @@ use shoal_learn::{Layout, layout::LayoutError};
 use shoal_wire::{
     Digest, Manifest,
     limits::{self, DESCRIPTION_BYTES_MAX, DURATION_MS_MAX, NAME_BYTES_MAX, RECOVERY_WINDOW_ROUNDS_MAX, SOURCES_MAX},
-    manifest::OptimizerError,
+    manifest::{Optimizer, OptimizerError},
 };
 use thiserror::Error;
 
@@ -102,5 +102,22 @@ fn numbers(manifest: &Manifest) -> Result<(), Unfit> {
     let total: u64 = manifest.chunks().map(|chunk| u64::from(chunk.bytes)).sum();
     check("the text's bytes", total, 1, limits::TEXT_BYTES_MAX)?;
     check("data.held_out_bytes", manifest.data.held_out_bytes, context + 1, total.saturating_sub(context + 1))?;
-    Ok(recipe.inner.check()?)
+    recipe.inner.check()?;
+    for (field, value) in capped(&recipe.inner) {
+        if value > 1.0 {
+            return Err(OptimizerError { field, value: value.to_string(), rule: "at most 1" }.into());
+        }
+    }
+    Ok(())
+}
+
+/// What no run that is worth a volunteer's time has above 1.
+fn capped(inner: &Optimizer) -> Vec<(&'static str, f32)> {
+    match inner {
+        Optimizer::AdamW(it) => vec![("lr", it.lr), ("eps", it.eps), ("weight_decay", it.weight_decay)],
+        Optimizer::Sgd(it) => vec![("lr", it.lr), ("weight_decay", it.weight_decay)],
+        Optimizer::Muon(it) => {
+            vec![("lr", it.lr), ("adamw_lr", it.adamw_lr), ("eps", it.eps), ("weight_decay", it.weight_decay)]
+        }
+    }
 }

@@ -5,7 +5,10 @@
 mod common;
 
 use common::{get, publish, publish_tiny_run, put_blob, relay, request, tiny_run};
-use shoal_wire::{Digest, Envelope, Manifest, codec, limits};
+use shoal_wire::{
+    Digest, Envelope, Manifest, codec, limits,
+    manifest::{AdamW, Optimizer, Sgd},
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -123,6 +126,29 @@ async fn a_manifest_that_is_unsigned_unfit_or_not_the_hosts_is_refused() {
     let huge = vec![0; limits::MANIFEST_BYTES_MAX * 2];
     let answer = request(to, "POST", "/api/runs", &[("authorization", &authorization)], &huge).await.unwrap();
     assert_eq!(answer.status, 413);
+}
+
+#[tokio::test]
+async fn a_recipe_whose_numbers_no_run_has_is_refused_with_the_number_it_names() {
+    let fixture = relay(|_| {}).await;
+    let (to, token) = (fixture.relay.http_addr, fixture.relay.host_token.as_str());
+    let run = tiny_run("wild numbers");
+    let host = shoal_wire::Identity::from_secret([1; 32]);
+    let adamw = AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_clip: None };
+    let sgd = Sgd { lr: 1.5, momentum: 0.9, nesterov: false, weight_decay: 0.0, grad_clip: None };
+    for (inner, field) in [
+        (AdamW { lr: 1.5, ..adamw }.into(), "lr"),
+        (AdamW { eps: 2.0, ..adamw }.into(), "eps"),
+        (AdamW { weight_decay: 1.5, ..adamw }.into(), "weight_decay"),
+        (AdamW { beta1: 1.0, ..adamw }.into(), "beta1"),
+        (Optimizer::Sgd(sgd), "lr"),
+    ] {
+        let mut manifest = Manifest::open(&run.envelope).unwrap();
+        manifest.recipe.inner = inner;
+        let answer = publish(to, token, &host.seal(shoal_wire::sign::Domain::Manifest, &manifest)).await.unwrap();
+        let error = answer.json()["error"].as_str().unwrap_or_default().to_owned();
+        assert!(answer.status == 422 && error.contains(field), "{field}: {} {error}", answer.status);
+    }
 }
 
 #[tokio::test]

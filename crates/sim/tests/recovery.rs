@@ -145,9 +145,7 @@ fn with_several_anchors_a_majority_of_them_recovers_and_no_signature_is_wasted()
         let late = world.join();
         assert!(world.run_until(180_000, |world| world.round() >= round + 3), "seed {seed}: stuck at {round}");
         assert!(world.run_until(30_000, World::agree), "seed {seed}");
-        // How many rounds it takes to be let in depends on when the peer comes.
-        let credited = |world: &World| world.swarm(late).unwrap().chain().credit().contains_key(&late);
-        assert!(world.run_until(60_000, credited), "seed {seed}: the late peer is not let in");
+        assert!(world.swarm(late).unwrap().chain().credit().contains_key(&late), "seed {seed}");
         assert_eq!(world.checker.violations, vec![]);
     }
 }
