@@ -159,6 +159,7 @@ impl Team {
         parts: usize,
     ) -> Result<Option<Self>, EngineError> {
         let global = js_sys::global();
+        // What the global scope does not have, or not as it should be, is not offered here: then there is one thread.
         let start =
             Reflect::get(&global, &"startHelper".into()).ok().and_then(|start| start.dyn_into::<Function>().ok());
         let isolated =
@@ -166,6 +167,7 @@ impl Team {
         let (Some(start), Some(true)) = (start, isolated) else { return Ok(None) };
         let layout = Layout::of(model).map_err(|error| EngineError::Unsupported(error.to_string()))?;
         let places = Places { rows: batch * context, values: layout.len() };
+        // More than a browser can address: one thread, too.
         let Some(bytes) = u32::try_from(places.words(parts - 1)).ok().and_then(|words| words.checked_mul(4)) else {
             return Ok(None);
         };
@@ -282,7 +284,7 @@ fn wait(shared: &Shared, helpers: usize, can_wait: bool, began: f64) -> Result<(
     }
 }
 
-/// Shared between threads, where there is so much.
+/// Shared between threads. Where a browser has none, or not so much, there is none: one thread needs none.
 fn shared_memory(bytes: u32) -> Option<JsValue> {
     if bytes > SHARED_BYTES_MAX {
         return None;
@@ -362,6 +364,7 @@ impl Engine for Team {
 fn cores() -> usize {
     let navigator = Reflect::get(&js_sys::global(), &"navigator".into());
     let cores = navigator.and_then(|navigator| Reflect::get(&navigator, &"hardwareConcurrency".into()));
+    // A browser that does not tell is taken to have one.
     cores.ok().and_then(|cores| cores.as_f64()).map_or(1, |cores| cores as usize)
 }
 

@@ -23,6 +23,7 @@ class ShoalVolunteer extends HTMLElement {
     const frame = document.createElement('iframe');
     frame.src = `${ORIGIN}/embed.html?run=${encodeURIComponent(this.getAttribute('run') ?? '')}`;
     frame.title = 'Shoal: help train a model with this browser';
+    // What it opens is the relay's full page, which is isolated: a browser refuses to show such a page inside a sandbox.
     frame.setAttribute(
       'sandbox',
       'allow-scripts allow-same-origin allow-popups allow-popups-to-escape-sandbox',

@@ -146,6 +146,29 @@ impl Kernel {
         ["GemmNt", "GemmNn", "Batch"].iter().any(|product| self.name().starts_with(product))
     }
 
+    /// What it has in common with kernels of its kind, beside what all have.
+    fn shared(self) -> &'static str {
+        match self {
+            _ if self.has_right_side() => include_str!("shaders/product.wgsl"),
+            Self::AttentionTiled | Self::AttentionDqTiled | Self::AttentionDkvTiled => {
+                include_str!("shaders/attention_block.wgsl")
+            }
+            Self::MaxPool | Self::AvgPool | Self::MaxPoolBackward | Self::AvgPoolBackward | Self::SpreadBackward => {
+                include_str!("shaders/windows.wgsl")
+            }
+            Self::RmsNorm
+            | Self::RmsNormDx
+            | Self::GroupNorm
+            | Self::GroupNormDx
+            | Self::GroupNormDw
+            | Self::ColumnSum
+            | Self::MuonMomentum
+            | Self::NormPartial
+            | Self::Finish => include_str!("shaders/total.wgsl"),
+            _ => "",
+        }
+    }
+
     /// Workgroups of attention over so many (sequence, head) of `context` tokens.
     pub fn attention_groups(self, heads: u32, context: u32) -> u32 {
         if self.is_tiled() { heads * context.div_ceil(ATTENTION_BLOCK) } else { (heads * context).div_ceil(64) }
@@ -207,8 +230,7 @@ impl Kernel {
         let constants =
             names.iter().map(|(name, number)| format!("const {name}: u32 = {number}u;")).collect::<Vec<_>>();
         let enable = if self.needs_quads() { QUADS } else { "" };
-        let product = if self.has_right_side() { include_str!("shaders/product.wgsl") } else { "" };
-        let body = expand(&[include_str!("shaders/common.wgsl"), product, self.text()].join("\n"), &names)?;
+        let body = expand(&[include_str!("shaders/common.wgsl"), self.shared(), self.text()].join("\n"), &names)?;
         Ok(format!("{enable}{}\n{body}", constants.join("\n")))
     }
 }

@@ -41,6 +41,9 @@ test('an embedded volunteer starts on its own click only, and contributes', { ti
   await volunteer.start()
   const tab = await opened
   assert.equal((await volunteer.status()).state, 'stopped', 'a click on a covered frame starts nothing')
+  // What opens is the full page, isolated and free of the frame's sandbox.
+  await tab.getByTestId('start').waitFor()
+  assert.ok(await tab.evaluate(() => crossOriginIsolated))
   await tab.close()
 
   await volunteer.page.evaluate(() => document.getElementById('cover')?.remove())

@@ -9,7 +9,7 @@ export function forgetMe(volunteer: Volunteer): TemplateResult {
     dialog().close();
     void volunteer.forget();
   };
-  // Buttons and no form: a page opened from an embedding frame stays in its sandbox, where forms never submit.
+  // Buttons and no form: nothing here is for the page's address.
   return html`<button class="quiet" data-testid="forget" @click=${() => dialog().showModal()}>Forget me</button>
     <dialog id="forget" aria-labelledby="forget-title" aria-describedby="forget-text">
       <h2 id="forget-title">Forget you in this browser?</h2>

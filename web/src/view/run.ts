@@ -265,7 +265,7 @@ function peers(status: Status): TemplateResult {
 function sample(volunteer: Volunteer): TemplateResult {
   const { status } = volunteer;
   const ready = !status.sample.busy && status.engine !== '';
-  // Not a form: a page opened from an embedding frame stays in its sandbox, where forms never submit.
+  // Not a form: nothing here is for the page's address.
   const ask = () => {
     const prompt = document.getElementById('prompt') as HTMLInputElement;
     if (ready) volunteer.sample(prompt.value);

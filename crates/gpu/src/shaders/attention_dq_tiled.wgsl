@@ -8,7 +8,6 @@
 
 var<workgroup> own: array<vec4<f32>, BLOCK>;
 var<workgroup> gradient: array<vec4<f32>, BLOCK>;
-var<workgroup> other: array<vec4<f32>, BLOCK>;
 // [32 queries][8 of keys, and one between rows]
 var<workgroup> weights: array<vec4<f32>, 288>;
 var<workgroup> deltas: array<f32, 32>;
@@ -122,14 +121,5 @@ fn main(@builtin(local_invocation_id) id: vec3<u32>, @builtin(local_invocation_i
             arena[dq] = low * cosine + high * sine;
             arena[dq + HEAD8] = high * cosine - low * sine;
         }
-    }
-}
-
-// 32 rows from `first`; row 4 x + e is the e-th of thread column x, and what neighbours read is 16 bytes apart.
-fn load(tensor: u32, distance: u32, first: u32, thread: u32) {
-    for (var i = thread; i < 32u * HEAD4; i += 64u) {
-        let row = i / HEAD4;
-        let slot = (row & 3u) * 8u + row / 4u;
-        other[slot * PITCH + i % HEAD4] = arena[tensor + min(first + row, arg(1u) - 1u) * distance + i % HEAD4];
     }
 }

@@ -7,7 +7,6 @@
 // CPU twin: twin::attention. Tolerance 1e-5.
 
 var<workgroup> own: array<vec4<f32>, BLOCK>;
-var<workgroup> other: array<vec4<f32>, BLOCK>;
 // [32 queries][8 of keys, and one between rows]
 var<workgroup> weights: array<vec4<f32>, 288>;
 
@@ -104,13 +103,4 @@ fn main(@builtin(local_invocation_id) id: vec3<u32>, @builtin(local_invocation_i
         if (id.x == 0u) { stats[arg(8u) + (b * heads + head) * context + t$i] = largest$i + log(total$i); }
     }
     //@ end
-}
-
-// 32 rows from `first`; row 4 x + e is the e-th of thread column x, and what neighbours read is 16 bytes apart.
-fn load(tensor: u32, distance: u32, first: u32, thread: u32) {
-    for (var i = thread; i < 32u * HEAD4; i += 64u) {
-        let row = i / HEAD4;
-        let slot = (row & 3u) * 8u + row / 4u;
-        other[slot * PITCH + i % HEAD4] = arena[tensor + min(first + row, arg(1u) - 1u) * distance + i % HEAD4];
-    }
 }

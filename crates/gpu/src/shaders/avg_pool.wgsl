@@ -9,15 +9,10 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let i = flat_index(id, groups);
     let channels = arg(3u);
     if (i >= arg(0u) * arg(7u) * arg(8u) * channels) { return; }
-    let c = i % channels;
-    let h = i / channels % arg(8u);
-    let v = i / (channels * arg(8u)) % arg(7u);
-    let image = i / (channels * arg(8u) * arg(7u));
+    let first = window(i);
     var sum = 0.0;
     for (var k = 0u; k < arg(4u) * arg(4u); k++) {
-        let y = v * arg(5u) + k / arg(4u);
-        let x = h * arg(5u) + k % arg(4u);
-        sum += arena[arg(9u) + ((image * arg(1u) + y) * arg(2u) + x) * channels + c];
+        sum += arena[arg(9u) + first + (k / arg(4u) * arg(2u) + k % arg(4u)) * channels];
     }
     arena[arg(10u) + i] = sum / f32(arg(4u) * arg(4u));
 }

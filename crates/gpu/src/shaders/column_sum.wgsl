@@ -3,8 +3,6 @@
 // Grid: a workgroup of 64 for each column.
 // CPU twin: twin::column_sum. Tolerance 1e-5 relative to the sum of magnitudes.
 
-var<workgroup> partial: array<f32, 64>;
-
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let c = group.x + group.y * groups.x;
@@ -13,10 +11,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if (c < cols) {
         for (var r = lane; r < arg(0u); r += 64u) { sum += arena[arg(2u) + r * cols + c]; }
     }
-    partial[lane] = sum;
-    for (var half = 32u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if (lane < half) { partial[lane] += partial[lane + half]; }
-    }
-    if (lane == 0u && c < cols) { grads[arg(3u) + c] = partial[0]; }
+    sum = total(lane, sum);
+    if (lane == 0u && c < cols) { grads[arg(3u) + c] = sum; }
 }

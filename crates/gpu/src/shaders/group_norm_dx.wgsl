@@ -4,19 +4,6 @@
 // Grid: a workgroup of 64 for each group of each example.
 // CPU twin: twin::group_norm_backward. Tolerance 1e-5.
 
-var<workgroup> partial: array<f32, 64>;
-
-fn total(lane: u32, value: f32) -> f32 {
-    workgroupBarrier();
-    partial[lane] = value;
-    for (var half = 32u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if (lane < half) { partial[lane] += partial[lane + half]; }
-    }
-    workgroupBarrier();
-    return partial[0];
-}
-
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let row = group.x + group.y * groups.x;

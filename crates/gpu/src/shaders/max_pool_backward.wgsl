@@ -10,27 +10,19 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let side = arg(4u);
     let channels = arg(3u);
     if (i >= arg(0u) * arg(1u) * arg(2u) * channels) { return; }
-    let c = i % channels;
-    let x = i / channels % arg(2u) + arg(6u);
-    let y = i / (channels * arg(2u)) % arg(1u) + arg(6u);
-    let image = i / (channels * arg(2u) * arg(1u));
-    // The windows that reach this place: those that start at most a side before it.
-    let top = select(0u, (y - side) / arg(5u) + 1u, y >= side);
-    let left = select(0u, (x - side) / arg(5u) + 1u, x >= side);
-    let bottom = min(y / arg(5u) + 1u, arg(7u));
-    let right = min(x / arg(5u) + 1u, arg(8u));
+    let at = place(i);
     let own = arena[arg(9u) + i];
     var sum = 0.0;
-    for (var v = top; v < bottom; v++) {
-        for (var h = left; h < right; h++) {
-            let mine = (y - v * arg(5u)) * side + x - h * arg(5u);
+    for (var v = at.top; v < at.bottom; v++) {
+        for (var h = at.left; h < at.right; h++) {
+            let mine = (at.y - v * arg(5u)) * side + at.x - h * arg(5u);
             var first = true;
             for (var k = 0u; k < side * side; k++) {
-                let at = ((image * arg(1u) + v * arg(5u) + k / side) * arg(2u) + h * arg(5u) + k % side) * channels + c;
-                let other = arena[arg(9u) + at];
+                let there = ((at.image * arg(1u) + v * arg(5u) + k / side) * arg(2u) + h * arg(5u) + k % side) * channels + at.channel;
+                let other = arena[arg(9u) + there];
                 if (other > own || (k < mine && other == own)) { first = false; }
             }
-            if (first) { sum += arena[arg(10u) + ((image * arg(7u) + v) * arg(8u) + h) * channels + c]; }
+            if (first) { sum += arena[arg(10u) + ((at.image * arg(7u) + v) * arg(8u) + h) * channels + at.channel]; }
         }
     }
     arena[arg(11u) + i] = sum;

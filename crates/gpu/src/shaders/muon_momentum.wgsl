@@ -5,8 +5,6 @@
 // Grid: x over workgroups of 64, striding, y over matrices.
 // CPU twin: twin::muon_momentum. Tolerance 1e-5 relative to the sum of magnitudes.
 
-var<workgroup> partial: array<f32, 64>;
-
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let at = tokens[arg(1u) + 2u * group.y];
@@ -20,10 +18,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         grads[i] = direction;
         sum += direction * direction;
     }
-    partial[lane] = sum;
-    for (var half = 32u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if (lane < half) { partial[lane] += partial[lane + half]; }
-    }
-    if (lane == 0u) { stats[arg(3u) + group.y * arg(4u) + group.x] = partial[0]; }
+    sum = total(lane, sum);
+    if (lane == 0u) { stats[arg(3u) + group.y * arg(4u) + group.x] = sum; }
 }

@@ -3,16 +3,10 @@
 // Grid: workgroups of 64, striding.
 // CPU twin: twin::square_sum. Tolerance 1e-5.
 
-var<workgroup> partial: array<f32, 64>;
-
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     var sum = 0.0;
     for (var i = group.x * 64u + lane; i < arg(0u); i += arg(2u) * 64u) { sum += grads[i] * grads[i]; }
-    partial[lane] = sum;
-    for (var half = 32u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if (lane < half) { partial[lane] += partial[lane + half]; }
-    }
-    if (lane == 0u) { stats[arg(1u) + group.x] = partial[0]; }
+    sum = total(lane, sum);
+    if (lane == 0u) { stats[arg(1u) + group.x] = sum; }
 }

@@ -3,8 +3,6 @@
 // Grid: a workgroup of 64 for each row.
 // CPU twin: twin::rmsnorm. Tolerance 1e-5.
 
-var<workgroup> partial: array<f32, 64>;
-
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let row = group.x + group.y * groups.x;
@@ -15,14 +13,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if (live) {
         for (var c = lane; c < cols; c += 64u) { sum += arena[x + c] * arena[x + c]; }
     }
-    partial[lane] = sum;
-    for (var half = 32u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if (lane < half) { partial[lane] += partial[lane + half]; }
-    }
-    workgroupBarrier();
+    sum = total(lane, sum);
     if (!live) { return; }
-    let rstd = inverseSqrt(partial[0] / f32(cols) + bitcast<f32>(arg(6u)));
+    let rstd = inverseSqrt(sum / f32(cols) + bitcast<f32>(arg(6u)));
     if (lane == 0u) { stats[arg(5u) + row] = rstd; }
     for (var c = lane; c < cols; c += 64u) {
         arena[arg(4u) + row * cols + c] = arena[x + c] * rstd * params[arg(3u) + c];

@@ -3,8 +3,6 @@
 // Grid: a workgroup of 64 for each row.
 // CPU twin: twin::rmsnorm_backward. Tolerance 1e-5.
 
-var<workgroup> partial: array<f32, 64>;
-
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let row = group.x + group.y * groups.x;
@@ -17,15 +15,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if (live) {
         for (var c = lane; c < cols; c += 64u) { sum += params[w + c] * arena[dy + c] * arena[x + c]; }
     }
-    partial[lane] = sum;
-    for (var half = 32u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if (lane < half) { partial[lane] += partial[lane + half]; }
-    }
-    workgroupBarrier();
+    sum = total(lane, sum);
     if (!live) { return; }
     let rstd = stats[arg(5u) + row];
-    let shared_part = partial[0] / f32(cols) * rstd * rstd;
+    let shared_part = sum / f32(cols) * rstd * rstd;
     for (var c = lane; c < cols; c += 64u) {
         let at = arg(6u) + row * cols + c;
         let value = rstd * (params[w + c] * arena[dy + c] - arena[x + c] * shared_part);

@@ -10,21 +10,13 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let side = arg(4u);
     let channels = arg(3u);
     if (i >= arg(0u) * arg(1u) * arg(2u) * channels) { return; }
-    let c = i % channels;
-    let x = i / channels % arg(2u) + arg(6u);
-    let y = i / (channels * arg(2u)) % arg(1u) + arg(6u);
-    let image = i / (channels * arg(2u) * arg(1u));
-    // The windows that reach this place: those that start at most a side before it.
-    let top = select(0u, (y - side) / arg(5u) + 1u, y >= side);
-    let left = select(0u, (x - side) / arg(5u) + 1u, x >= side);
-    let bottom = min(y / arg(5u) + 1u, arg(7u));
-    let right = min(x / arg(5u) + 1u, arg(8u));
+    let at = place(i);
     let width = channels * side * side;
     var sum = 0.0;
-    for (var v = top; v < bottom; v++) {
-        for (var h = left; h < right; h++) {
-            let row = (image * arg(7u) + v) * arg(8u) + h;
-            sum += arena[arg(10u) + row * width + (c * side + y - v * arg(5u)) * side + x - h * arg(5u)];
+    for (var v = at.top; v < at.bottom; v++) {
+        for (var h = at.left; h < at.right; h++) {
+            let row = (at.image * arg(7u) + v) * arg(8u) + h;
+            sum += arena[arg(10u) + row * width + (at.channel * side + at.y - v * arg(5u)) * side + at.x - h * arg(5u)];
         }
     }
     arena[arg(9u) + i] = sum;
