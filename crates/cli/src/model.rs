@@ -128,6 +128,7 @@ impl Model {
     pub fn gguf_tokenizer(&self) -> Result<GgufTokenizer> {
         let path = self.folder.join(TOKENIZER);
         if path.exists() {
+            // Some name a list, or nothing: then the tokenizer's own special token serves.
             let id = |field| self.config.get(field).and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
             let ends = [id("bos_token_id"), id("eos_token_id")];
             GgufTokenizer::parse(&files::read(&path, COMPANION_BYTES_MAX)?, self.spec.vocab_size, ends)

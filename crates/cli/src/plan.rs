@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use shoal_gpu::{Footprint, Room};
-use shoal_learn::{Shard, folder};
+use shoal_learn::{EngineError, Shard, folder};
 
 use crate::files;
 use crate::model::CONFIG_BYTES_MAX;
@@ -62,25 +62,29 @@ pub fn run(args: &Args) -> Result<()> {
     ensure!((1..=positions).contains(&context), "--context must be 1 to {positions}, the model's positions");
     let mut shards = Vec::new();
     for (index, shard) in Shard::split(&model, args.shards)?.iter().enumerate() {
-        let classes: Vec<(&str, Value)> = CLASSES
-            .iter()
-            .map(|class| {
-                let fits = Footprint::of(&model, shard, (args.batch, context), class.room);
-                (class.name, fits.map_or_else(|error| json!({ "error": error.to_string() }), |fits| told(fits, class)))
-            })
-            .collect();
+        let of = |class: &Class| Footprint::of(&model, shard, (args.batch, context), class.room);
+        let found: Vec<_> = CLASSES.iter().map(|class| (class, of(class))).collect();
         if !args.json {
-            say(index, shard, &classes)?;
+            say(index, shard, &found)?;
         }
-        let layers = shard.layers();
+        let told = |found: &Result<Footprint, EngineError>, class: &Class| match found {
+            Ok(fits) => told(*fits, class),
+            Err(error) => json!({ "error": error.to_string() }),
+        };
         let classes: serde_json::Map<String, Value> =
-            classes.into_iter().map(|(name, told)| (name.to_owned(), told)).collect();
+            found.iter().map(|(class, found)| (class.name.to_owned(), told(found, class))).collect();
+        let layers = shard.layers();
         shards.push(json!({ "blocks": [layers.start, layers.end], "classes": classes }));
     }
     if args.json {
         print_line(&json!({ "batch": args.batch, "context": context, "shards": shards }))?;
     }
     Ok(())
+}
+
+/// What a step takes on a device of this class, by its peak.
+fn step_ms(fits: Footprint, class: &Class) -> f64 {
+    fits.operations as f64 / (class.peak * SHARE) * 1e3
 }
 
 fn told(fits: Footprint, class: &Class) -> Value {
@@ -91,30 +95,33 @@ fn told(fits: Footprint, class: &Class) -> Value {
         "recomputes": fits.recomputes,
         "dispatches": fits.dispatches,
         "operations": fits.operations,
-        "step_ms": fits.operations as f64 / (class.peak * SHARE) * 1e3,
+        "step_ms": step_ms(fits, class),
     })
 }
 
-fn say(index: usize, shard: &Shard, classes: &[(&str, Value)]) -> Result<()> {
+fn say(index: usize, shard: &Shard, found: &[(&Class, Result<Footprint, EngineError>)]) -> Result<()> {
     use std::io::Write;
 
     let mut out = std::io::stdout().lock();
     let layers = shard.layers();
-    let parameters = classes.iter().find_map(|(_, told)| told["parameters"].as_u64());
+    let parameters = found.iter().find_map(|(_, found)| found.as_ref().ok()).map(|fits| fits.parameters);
     let parameters = parameters.map_or(String::new(), |count| format!(", {count} parameters"));
     writeln!(out, "shard {}: blocks {} to {}{parameters}", index + 1, layers.start + 1, layers.end)?;
-    for (name, told) in classes {
-        if let Some(error) = told["error"].as_str() {
-            writeln!(out, "  {name:<12} {error}")?;
-            continue;
-        }
-        let mib = told["bytes"].as_f64().unwrap_or(0.0) / f64::from(1 << 20);
-        let ms = told["step_ms"].as_f64().unwrap_or(0.0);
-        let parts = told["micro_batches"].as_u64().unwrap_or(1);
+    for (class, found) in found {
+        let name = class.name;
+        let fits = match found {
+            Ok(fits) => *fits,
+            Err(error) => {
+                writeln!(out, "  {name:<12} {error}")?;
+                continue;
+            }
+        };
+        let parts = fits.micro_batches;
         let mut how = if parts > 1 { format!(", the batch in {parts} parts") } else { String::new() };
-        if told["recomputes"] == true {
+        if fits.recomputes {
             how.push_str(", activations computed twice");
         }
+        let (mib, ms) = (fits.bytes as f64 / f64::from(1 << 20), step_ms(fits, class));
         writeln!(out, "  {name:<12} {mib:>10.1} MiB  about {ms:>10.1} ms a step{how}")?;
     }
     Ok(())

@@ -227,7 +227,7 @@ fn adapt(args: &Args, steps: u32, spec: LoraSpec, model: &Model, source: &Source
     let Some(out) = &args.out else { return Ok(()) };
     let adapter = engine.adapter();
     files::write_atomically(&out.join("adapter_model.safetensors"), &adapter.weights_bytes(&trained)?)?;
-    let base = args.model.as_deref().unwrap_or(Path::new("")).display().to_string();
+    let base = args.model.as_deref().context("--model is needed")?.display().to_string();
     let config = adapter.config_json(&base)?;
     files::write_atomically(&out.join("adapter_config.json"), &config)
 }

@@ -203,14 +203,23 @@ fn mistakes_with_tables_and_images_are_named() {
         "--table people.csv --target tea --model m",
         "--table people.csv --target tea --held-out 1.5",
         "--table people.csv --target tea --data people.csv",
+        "--table people.csv --target tea --lora 4",
+        "--table people.csv --target tea --context 4",
+        "--table people.csv --target tea --out o --gguf f16",
     ] {
         world.complaint(usage, 2);
     }
 }
 
-/// A data set in the folder that SHOAL_DATA names, where there is one.
+/// A data set in the folder that SHOAL_DATA names, else in `../shared/data`, where there is one.
 fn shared(name: &str) -> Option<PathBuf> {
-    Some(PathBuf::from(std::env::var_os("SHOAL_DATA")?).join(name)).filter(|path| path.exists())
+    let beside = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data"));
+    let folder = std::env::var_os("SHOAL_DATA").map_or_else(beside, PathBuf::from);
+    let path = Some(folder.join(name)).filter(|path| path.exists());
+    if path.is_none() {
+        eprintln!("{name} is not there, so nothing is shown");
+    }
+    path
 }
 
 #[test]

@@ -57,6 +57,7 @@ pub(crate) async fn compile_all(
     }
     let mut kept = Vec::new();
     for promise in begun {
+        // What it refuses is refused below too, with its reason.
         kept.extend(promise.await.ok());
     }
     let compiled = kernels.iter().map(|kernel| Ok((*kernel, pipeline(device, layout, *kernel, head)?))).collect();

@@ -124,6 +124,15 @@ fn a_device_that_keeps_getting_lost_is_given_up() {
 }
 
 #[test]
+fn what_was_refused_is_not_done_again_when_a_device_is_lost() {
+    let mut engine = engine();
+    assert!(engine.load(&[0.5; 3]).is_err());
+    engine.step(&batch(1), &settings(1)).unwrap();
+    engine.engine().destroy_device();
+    assert_eq!(block_on(engine.losses()).unwrap().len(), 1);
+}
+
+#[test]
 fn a_batch_of_another_shape_is_still_refused_at_once() {
     let mut engine = engine();
     let turned = Batch { batch: 8, context: 2, ..batch(1) };

@@ -116,6 +116,24 @@ fn fifty_steps_on_tables_give_the_losses_of_the_cpu_engine() {
 }
 
 #[test]
+fn a_network_that_ends_in_a_pool_gives_the_losses_of_the_cpu_engine() {
+    // The last layer only sees the means in another shape.
+    let image = Shape::Image { channels: 2, height: 6, width: 6 };
+    let layers = vec![
+        conv(8, 3, 1, 1),
+        act(Activation::Tanh),
+        conv(3, 3, 1, 1),
+        Layer::AvgPool2d { size: 6, stride: 6 },
+        Layer::Flatten,
+    ];
+    train_both(&Net { input: image, layers, loss: Loss::CrossEntropy }, 12, 50, adamw());
+    // And here what it sees is an activation's.
+    let layers =
+        vec![conv(3, 6, 1, 0), Layer::GroupNorm { groups: 1, eps: 1e-5 }, act(Activation::Tanh), Layer::Flatten];
+    train_both(&Net { input: image, layers, loss: Loss::MeanSquared }, 12, 50, adamw());
+}
+
+#[test]
 fn every_layer_in_odd_sizes_gives_the_losses_of_the_cpu_engine() {
     let layers = vec![
         conv(6, 3, 2, 1),

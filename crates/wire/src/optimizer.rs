@@ -38,7 +38,8 @@ pub struct Sgd {
 }
 
 /// Muon (Jordan et al. 2024, <https://kellerjordan.github.io/posts/muon/>): the momentum of each hidden matrix is
-/// orthogonalised by five Newton–Schulz steps. Embeddings, the head and vectors take AdamW.
+/// orthogonalised by five Newton–Schulz steps. A decoder's embeddings and head take
+/// AdamW, and so do vectors and convolutions; in a network for a table or images every matrix counts as hidden.
 ///
 /// Weight decay is decoupled and applies to matrices, by each one's own learning rate.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

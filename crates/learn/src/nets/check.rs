@@ -9,7 +9,7 @@ use crate::{Layout, layout::PARAMETERS_MAX};
 
 const LAYERS_MAX: usize = 256;
 /// Features, channels and sides of images and windows.
-const SIZE_MAX: u32 = 1 << 16;
+pub(super) const SIZE_MAX: u32 = 1 << 16;
 /// Values that one example has between two layers.
 const VALUES_MAX: u64 = 1 << 26;
 

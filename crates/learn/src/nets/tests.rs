@@ -100,6 +100,7 @@ fn what_makes_no_sense_is_refused_with_its_field() {
         (net(IMAGE, &[conv(2, 1, 1, 0)]), "flatten"),
         (net(flat, &[Layer::Linear { outputs: 1 }]), "at least 2 outputs"),
         (net(flat, &[huge, huge, linear]), "parameters"),
+        (net(flat, &[Layer::Activation(Activation::Relu)]), "nothing to train"),
     ] {
         let error = net.check().unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
@@ -132,6 +133,10 @@ fn presets_make_sense_for_every_size_of_image() {
     for side in 1..12 {
         let input = Shape::Image { channels: 2, height: side, width: side + 1 };
         assert_eq!(Net::small_cnn(input, 3).check().unwrap().outputs, 3);
+    }
+    for (height, width) in [(183, 183), (184, 184), (300, 1000), (1, 4000)] {
+        let input = Shape::Image { channels: 3, height, width };
+        assert_eq!(Net::small_cnn(input, 3).check().unwrap().outputs, 3, "{height} × {width}");
     }
 }
 

@@ -97,6 +97,7 @@ fn mistakes_are_told_with_file_line_and_column() {
         (parse(&format!("a,b\n{numbers}NaN,1\n")).unwrap_err(), "line 22, column \"a\": \"NaN\" is not a finite"),
         (parse("a,b\n-inf,1\n").unwrap_err(), "line 2, column \"a\": \"-inf\" is not a finite"),
         (parse("a,b\n1e999,1\n").unwrap_err(), "1e999"),
+        (parse("a,b\n1e200,1\n").unwrap_err(), "line 2, column \"a\": \"1e200\" is not a finite number, or larger"),
         (some("a,b\nx,1\n", forced(Kind::Numbers)), "line 2, column \"a\": \"x\" is not a number"),
         (Table::parse("people.csv", b"a,b\n1,2\n\xff,3\n", &Format::default()).unwrap_err(), "line 3: it is not UTF-8"),
     ] {
