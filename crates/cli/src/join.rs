@@ -247,6 +247,8 @@ impl Reporter {
             Verdict::Unavailable => "unavailable",
             Verdict::Withheld => "withheld",
             Verdict::Malformed => "malformed",
+            Verdict::Copied => "copied",
+            Verdict::Harmful => "harmful",
         });
         let direct = status.paths.values().filter(|direct| **direct).count();
         let relayed = status.paths.len() - direct;

@@ -153,7 +153,7 @@ impl Deed {
         match verdict {
             Some(Verdict::Accepted) => Self::Accepted,
             // The peer was there; that too few got its update in time is not held against its trust.
-            Some(Verdict::Withheld | Verdict::Malformed) => Self::Refused,
+            Some(Verdict::Withheld | Verdict::Malformed | Verdict::Copied | Verdict::Harmful) => Self::Refused,
             Some(Verdict::Unavailable) | None => Self::Absent,
         }
     }

@@ -44,7 +44,15 @@ impl Run {
 
     fn nothing(&self) -> Content {
         let model = self.chain.head().model;
-        Content { list: None, commits: vec![], seeds: vec![], verdicts: vec![], norms: vec![], model }
+        Content {
+            list: None,
+            commits: vec![],
+            seeds: vec![],
+            judgements: vec![],
+            verdicts: vec![],
+            norms: vec![],
+            model,
+        }
     }
 
     fn body(&self, content: Content, recovery: Option<Recovery>, joins: Vec<Envelope>) -> Body {
@@ -58,6 +66,8 @@ impl Run {
             content,
             joins,
             leaves: vec![],
+            proofs: Vec::new(),
+            charter: Vec::new(),
             recovery,
             roster: vec![],
         };
@@ -93,6 +103,7 @@ impl Run {
             list: Some(self.say(leader, Message::CommitList(CommitList { view: 0, commits: ids }))),
             commits,
             seeds: seeds.into_iter().map(Some).collect(),
+            judgements: Vec::new(),
             verdicts: vec![Verdict::Accepted; 2],
             norms: vec![2],
             model: Digest::of(b"the next model"),

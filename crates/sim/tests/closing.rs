@@ -143,6 +143,7 @@ fn forgetful(world: &World, list: Envelope) -> Body {
     let content = Content {
         list: Some(list),
         seeds: vec![None; commits.len()],
+        judgements: Vec::new(),
         verdicts: vec![Verdict::Withheld; commits.len()],
         commits,
         norms: Vec::new(),
@@ -157,6 +158,8 @@ fn forgetful(world: &World, list: Envelope) -> Body {
         content,
         joins: Vec::new(),
         leaves: Vec::new(),
+        proofs: Vec::new(),
+        charter: Vec::new(),
         recovery: None,
         roster: Vec::new(),
     };

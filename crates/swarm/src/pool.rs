@@ -26,6 +26,12 @@ enum Slot {
     RecoveryAnswer,
     RecoveryProposal,
     RecoveryVote,
+    Judgement,
+    /// Of whom it convicts.
+    Equivocation(PeerId),
+    Amendment,
+    /// On which amendment.
+    Ballot(Digest),
 }
 
 impl Slot {
@@ -43,6 +49,10 @@ impl Slot {
             Message::Vote(vote) => Self::Vote(vote.kind, vote.view),
             Message::RecoveryCall(_) => Self::RecoveryCall,
             Message::RecoveryAnswer(_) => Self::RecoveryAnswer,
+            Message::Judgement(_) => Self::Judgement,
+            Message::Equivocation(proof) => Self::Equivocation(proof.first.from),
+            Message::Amendment(_) => Self::Amendment,
+            Message::Ballot(ballot) => Self::Ballot(ballot.amendment),
         }
     }
 

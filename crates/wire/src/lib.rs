@@ -4,9 +4,11 @@
 //! [`codec::decode`], which accepts exactly one encoding of each value and never allocates beyond the
 //! limit it is given; signatures are checked in [`sign`], the only place that builds a [`sign::Verified`].
 
+pub mod charter;
 pub mod codec;
 pub mod frame;
 pub mod id;
+pub mod judging;
 pub mod limits;
 pub mod manifest;
 mod optimizer;

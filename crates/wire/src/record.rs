@@ -7,7 +7,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Digest, Envelope, PeerId, Round, RunId, View, WireError, codec, limits,
+    Digest, Envelope, PeerId, Round, RunId, View, WireError,
+    charter::{Amendment, Ballot},
+    codec,
+    judging::{Equivocation, Judgement},
+    limits,
     sign::{Domain, Identity, Signature, Verified},
 };
 
@@ -39,6 +43,12 @@ pub enum Message {
     /// An anchor asks who is there.
     RecoveryCall(RecoveryCall),
     RecoveryAnswer(RecoveryAnswer),
+    /// What an auditor measured of the updates that were drawn for it.
+    Judgement(Judgement),
+    /// "This peer signed two things that contradict each other."
+    Equivocation(Box<Equivocation>),
+    Amendment(Box<Amendment>),
+    Ballot(Ballot),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +99,8 @@ pub struct Content {
     pub commits: Vec<Envelope>,
     /// The revealed seed of each commit.
     pub seeds: Vec<Option<Digest>>,
+    /// Signed [`Message::Judgement`]s, in peer order.
+    pub judgements: Vec<Envelope>,
     /// What became of each commit's update.
     pub verdicts: Vec<Verdict>,
     /// Median norm of the accepted updates for each tensor, in units of 2⁻⁴⁰; empty without updates.
@@ -112,6 +124,10 @@ pub enum Verdict {
     Withheld,
     /// It does not decode for this model, or is a copy of another.
     Malformed,
+    /// Its auditors found that it repeats what an earlier commit holds.
+    Copied,
+    /// Its auditors found that it does not help the model as honest work does.
+    Harmful,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -127,6 +143,10 @@ pub struct Body {
     pub joins: Vec<Envelope>,
     /// Signed [`Message::Leave`]s.
     pub leaves: Vec<Envelope>,
+    /// Proofs that members contradicted themselves, in the order of whom they convict.
+    pub proofs: Vec<Equivocation>,
+    /// Signed [`Message::Amendment`]s and [`Message::Ballot`]s, by id.
+    pub charter: Vec<Envelope>,
     /// Set when those present and the anchors go on without a quorum.
     pub recovery: Option<Recovery>,
     /// Who takes part in the next round.
