@@ -9,6 +9,7 @@ mod check;
 mod count;
 mod paths;
 mod serve;
+mod sim;
 mod sizes;
 mod stamp;
 mod step;
@@ -48,6 +49,8 @@ enum Command {
         #[command(subcommand)]
         which: bench::Bench,
     },
+    /// Run simulated worlds that break what can break; the last line is a JSON object
+    Sim(sim::Sim),
     /// Format, lints, dependencies, house rules and size budgets
     Check,
     /// The house rules alone (part of `check`)
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Command::Build => build::everything().map(|()| true),
         Command::Test { quick } => test::test(quick),
         Command::Bench { which } => bench::bench(&which),
+        Command::Sim(arguments) => sim::sim(&arguments),
         Command::Check => check::check(),
         Command::Tidy { bless } => tidy::tidy(bless).map(|()| true),
     };

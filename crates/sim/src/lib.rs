@@ -1,14 +1,29 @@
-//! A simulated world for the swarm: one seed draws every latency, loss and crash, and the real state machines run in
-//! it with simulated network, clock, disks and compute.
+//! A simulated world for the swarm: one seed draws every latency, loss, liar and crash, and the real state machines run
+//! in it with simulated network, clock, disks and compute.
 //!
-//! The model is a toy of a few integers, so a world of many peers runs thousands of times faster than real time.
+//! [`World`] is the bench that tests build on; a [`Trial`](run_trial) draws its [`Options`] from a seed, breaks what they
+//! say, heals, and tells what did not hold.
 
 mod check;
+mod disk;
+mod engine;
+mod events;
+mod happening;
+mod network;
+mod options;
+mod peer;
 mod random;
+mod schedule;
 mod toy;
+mod trial;
 mod world;
 
 pub use check::{Checker, Violation};
+pub use engine::{Engine, Model};
+pub use network::{Burst, Network, Path, Preset};
+pub use options::{Options, RelayFate};
+pub use peer::Clock;
 pub use random::Random;
 pub use toy::{toy_genesis, toy_manifest};
-pub use world::{Faults, Network, World};
+pub use trial::{Report, run_trial};
+pub use world::{Faults, World};

@@ -7,6 +7,8 @@ use shoal_wire::{
     manifest::{AdamW, Codec, DataSpec, ModelSpec, Outer, Privacy, Recipe, RopeScaling, Timing, Tokenizer},
 };
 
+use crate::engine::Engine;
+
 const VALUES: usize = 8;
 
 pub fn toy_genesis() -> Bytes {
@@ -59,8 +61,18 @@ pub fn toy_manifest(anchors: Vec<PeerId>) -> Manifest {
     }
 }
 
-/// Runs a job of the toy model for a peer.
-pub(crate) fn run(me: PeerId, job: &Job) -> Outcome {
+/// Runs jobs of the toy model for a peer.
+pub(crate) struct Toy {
+    pub me: PeerId,
+}
+
+impl Engine for Toy {
+    fn run(&mut self, job: &Job, _share_1024: u64) -> Outcome {
+        run(self.me, job)
+    }
+}
+
+fn run(me: PeerId, job: &Job) -> Outcome {
     match job {
         Job::Train { round, randomness, steps, .. } => {
             let mut material = me.0.to_vec();

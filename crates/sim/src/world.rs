@@ -1,4 +1,4 @@
-//! Peers, the network between them, their disks and their clocks.
+//! Peers, the network between them, their disks and their clocks: what a test or a trial does to a world, and asks of it.
 
 use std::{
     cmp::Reverse,
@@ -6,23 +6,22 @@ use std::{
 };
 
 use shoal_ledger::Chain;
-use shoal_swarm::{Bytes, Command, Config, Event, Input, Outcome, Output, Persisted, Record, Restored, Swarm};
+use shoal_swarm::{Bytes, Command, Config, Event, Input, Swarm};
 use shoal_wire::{
     Digest, Envelope, Manifest, Millis, PeerId, Round, codec,
-    frame::Frame,
-    record::{Certificate, Join, Message, Said},
+    record::{Join, Said},
     sign::Identity,
 };
 
-use crate::{Checker, Random, toy};
-
-/// What the network does to each frame.
-#[derive(Clone, Copy, Debug)]
-pub struct Network {
-    pub latency_ms: (u64, u64),
-    pub loss_per_mille: u64,
-    pub duplicate_per_mille: u64,
-}
+use crate::{
+    Checker, Random,
+    disk::{self, Disk},
+    engine::Model,
+    events::EventLog,
+    happening::Happening,
+    network::{Network, Path, Paths},
+    peer::{Clock, Peer},
+};
 
 /// What goes wrong inside peers.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,65 +32,42 @@ pub struct Faults {
     pub writes_per_mille: u64,
 }
 
-/// What survives a crash.
-#[derive(Debug, Default)]
-struct Disk {
-    certificates: BTreeMap<Round, Certificate>,
-    votes: Vec<Persisted>,
-    blobs: BTreeMap<Digest, Bytes>,
-    /// Writes fail from now on.
-    broken: bool,
-    /// Blobs find no room from now on; smaller records do.
-    full: bool,
-    /// When the last write that was begun is done: a disk writes in order, as both shells do.
-    written_at: Millis,
-}
-
-struct Peer {
-    identity: Identity,
-    anchor: bool,
-    disk: Disk,
-    swarm: Option<Swarm>,
-    /// Counts restarts, so that nothing meant for an earlier life arrives.
-    life: u32,
-    wake: Millis,
-    train_ms: u64,
-}
-
-#[derive(Debug)]
-enum Happening {
-    Frame { from: PeerId, bytes: Vec<u8> },
-    Done(DoneWork),
-    Wake,
-}
-
-#[derive(Debug)]
-enum DoneWork {
-    Computed { job: u64, work: Box<shoal_swarm::Job> },
-    Persisted { id: u64, record: Box<Record> },
-    Loaded(Digest),
-}
-
 /// A run, its peers, and everything between them.
 pub struct World {
     pub now: Millis,
     pub network: Network,
+    pub path: Path,
     pub faults: Faults,
     /// How long a write takes.
     pub write_ms: (u64, u64),
+    /// A crash writes some of what was under way, and tears the next record.
+    pub tears: bool,
+    /// Whether the relay is there to introduce peers to each other. Those with a linked peer in common need none.
+    pub relay: bool,
+    /// Peers that one that starts links with; it chooses by lot, anchors first.
+    pub links_wanted: usize,
     pub random: Random,
     pub checker: Checker,
-    manifest: Manifest,
-    peers: BTreeMap<PeerId, Peer>,
+    pub(crate) model: Model,
+    pub(crate) manifest: Manifest,
+    pub(crate) peers: BTreeMap<PeerId, Peer>,
+    pub(crate) paths: Paths,
     links: BTreeSet<(PeerId, PeerId)>,
-    queue: BinaryHeap<Reverse<(Millis, u64)>>,
-    happenings: BTreeMap<u64, (PeerId, u32, Happening)>,
-    next: u64,
+    pub(crate) queue: BinaryHeap<Reverse<(Millis, u64)>>,
+    pub(crate) happenings: BTreeMap<u64, (PeerId, u32, Happening)>,
+    pub(crate) next: u64,
     /// What peers said in their own name, oldest first.
-    spoken: Vec<Envelope>,
-    spoken_ids: BTreeSet<Digest>,
+    pub(crate) spoken: Vec<Envelope>,
+    pub(crate) spoken_ids: BTreeSet<Digest>,
+    /// Frames with something that their sender said itself, so that each is read once.
+    pub(crate) read: BTreeSet<Digest>,
+    /// Every update that somebody trained.
+    pub(crate) updates: BTreeMap<Digest, Bytes>,
+    pub(crate) log: EventLog,
     /// News that peers told, newest last.
     pub told: Vec<(PeerId, Event)>,
+    /// Print what happens.
+    pub verbose: bool,
 }
 
 impl World {
@@ -105,26 +81,46 @@ impl World {
     }
 
     pub fn with_anchors(seed: u64, network: Network, anchors: usize, change: impl Fn(&mut Manifest)) -> Self {
+        Self::with_model(Model::Toy, seed, network, anchors, change)
+    }
+
+    pub fn with_model(
+        model: Model,
+        seed: u64,
+        network: Network,
+        anchors: usize,
+        change: impl Fn(&mut Manifest),
+    ) -> Self {
         let mut random = Random::new(seed);
         let anchors: Vec<Identity> = (0..anchors).map(|_| Identity::from_secret(random.bytes32())).collect();
-        let mut manifest = toy::toy_manifest(anchors.iter().map(Identity::peer).collect());
+        let mut manifest = model.manifest(anchors.iter().map(Identity::peer).collect());
         change(&mut manifest);
         let mut world = Self {
             now: Millis(1),
             network,
+            path: Path::default(),
             faults: Faults::default(),
             write_ms: (1, 10),
+            tears: false,
+            relay: true,
+            links_wanted: usize::MAX,
             random,
             checker: Checker::default(),
+            model,
             manifest,
             peers: BTreeMap::new(),
+            paths: Paths::default(),
             links: BTreeSet::new(),
             queue: BinaryHeap::new(),
             happenings: BTreeMap::new(),
             next: 0,
             spoken: Vec::new(),
             spoken_ids: BTreeSet::new(),
+            read: BTreeSet::new(),
+            updates: BTreeMap::new(),
+            log: EventLog::default(),
             told: Vec::new(),
+            verbose: false,
         };
         for anchor in anchors {
             world.add(anchor, true);
@@ -168,6 +164,11 @@ impl World {
         self.spoken.iter().filter(|envelope| read(envelope).is_some_and(|said| wanted(&said))).cloned().collect()
     }
 
+    /// The hash of everything that happened.
+    pub fn event_hash(&self) -> Digest {
+        self.log.digest()
+    }
+
     /// From now on this peer's disk takes nothing more, or takes it again.
     pub fn break_disk(&mut self, peer: PeerId, broken: bool) {
         if let Some(peer) = self.peers.get_mut(&peer) {
@@ -177,8 +178,12 @@ impl World {
 
     /// From now on this peer's disk refuses blobs and takes everything smaller.
     pub fn fill_disk(&mut self, peer: PeerId) {
+        self.set_disk_full(peer, true);
+    }
+
+    pub(crate) fn set_disk_full(&mut self, peer: PeerId, full: bool) {
         if let Some(peer) = self.peers.get_mut(&peer) {
-            peer.disk.full = true;
+            peer.disk.full = full;
         }
     }
 
@@ -195,6 +200,37 @@ impl World {
         }
     }
 
+    /// What a peer's clock shows from its next start on.
+    pub fn set_clock(&mut self, peer: PeerId, clock: Clock) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.clock = clock;
+        }
+    }
+
+    /// From now on this peer says now and then what only a later version understands.
+    pub fn make_newer(&mut self, peer: PeerId) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.newer = true;
+        }
+    }
+
+    /// Nothing reaches a peer for so long, as in a tab that the browser froze; then everything does.
+    pub fn freeze(&mut self, peer: PeerId, ms: u64) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.frozen_until = self.now + ms;
+        }
+    }
+
+    /// From now on nothing that one peer sends reaches the other.
+    pub fn cut(&mut self, from: PeerId, to: PeerId) {
+        self.paths.cuts.insert((from, to));
+    }
+
+    /// All cuts are mended.
+    pub fn mend(&mut self) {
+        self.paths.cuts.clear();
+    }
+
     /// A new volunteer comes, linked with everybody.
     pub fn join(&mut self) -> PeerId {
         let identity = Identity::from_secret(self.random.bytes32());
@@ -203,23 +239,47 @@ impl World {
         peer
     }
 
+    /// A new volunteer with a clock of its own comes, and may link with some only.
+    pub(crate) fn join_with(&mut self, clock: Clock) -> PeerId {
+        let identity = Identity::from_secret(self.random.bytes32());
+        let id = identity.peer();
+        self.insert(identity, false);
+        self.set_clock(id, clock);
+        self.start(id);
+        id
+    }
+
     fn add(&mut self, identity: Identity, anchor: bool) {
+        let id = identity.peer();
+        self.insert(identity, anchor);
+        self.start(id);
+    }
+
+    fn insert(&mut self, identity: Identity, anchor: bool) {
         let id = identity.peer();
         let train_ms = self.random.between(500, 3_000);
         let mut disk = Disk::default();
-        disk.blobs.insert(self.manifest.genesis, toy::toy_genesis());
-        let peer = Peer { identity, anchor, disk, swarm: None, life: 0, wake: Millis::NEVER, train_ms };
+        disk.blobs.insert(self.manifest.genesis, self.model.genesis());
+        let peer = Peer {
+            identity,
+            anchor,
+            disk,
+            engine: self.model.engine(id),
+            swarm: None,
+            life: 0,
+            wake: Millis::NEVER,
+            train_ms,
+            clock: Clock::default(),
+            frozen_until: Millis(0),
+            newer: false,
+        };
         self.peers.insert(id, peer);
-        self.start(id);
     }
 
     /// Starts a peer, or starts it again from its disk after a crash.
     pub fn start(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let certificates: Vec<Certificate> = peer.disk.certificates.values().cloned().collect();
-        let model = certificates.last().map_or(self.manifest.genesis, |last| last.body.content.model);
-        let restored =
-            Restored { certificates, model: peer.disk.blobs.get(&model).cloned(), votes: peer.disk.votes.clone() };
+        let restored = peer.disk.restore(&self.manifest, &mut *self.model.engine(id));
         let config = Config {
             manifest: self.manifest.clone(),
             identity: peer.identity.clone(),
@@ -228,21 +288,45 @@ impl World {
         };
         peer.life += 1;
         peer.wake = Millis::NEVER;
-        match Swarm::new(config, restored, self.now) {
+        peer.frozen_until = Millis(0);
+        match Swarm::new(config, restored, peer.clock.shows(self.now)) {
             Ok(swarm) => peer.swarm = Some(swarm),
             Err(error) => unreachable!("what the world's own disk holds must hold: {error}"),
         }
         let anchor = peer.anchor;
         if let Some(swarm) = &mut peer.swarm {
-            swarm.set_model_bytes(toy::toy_genesis().len() as u64);
+            swarm.set_model_bytes(self.model.genesis().len() as u64);
         }
         self.drain(id);
         if !anchor {
             self.input(id, Input::Command(Command::Start));
         }
-        for other in self.live().into_iter().filter(|other| *other != id) {
-            self.link(id, other);
+        self.look_for_links(id);
+    }
+
+    /// Links a peer with those whom it wants links with and can be introduced to.
+    pub(crate) fn look_for_links(&mut self, id: PeerId) {
+        for other in self.acquaintances(id) {
+            self.meet(id, other);
         }
+    }
+
+    /// Whom else a peer wants links with.
+    fn acquaintances(&mut self, id: PeerId) -> Vec<PeerId> {
+        let mut others = self.live();
+        others.retain(|other| *other != id);
+        let all = others.len();
+        others.retain(|other| !self.are_linked(id, *other));
+        if all <= self.links_wanted {
+            return others;
+        }
+        let linked = all - others.len();
+        let (mut chosen, mut rest): (Vec<PeerId>, Vec<PeerId>) =
+            others.into_iter().partition(|other| self.manifest.anchors.contains(other));
+        while linked + chosen.len() < self.links_wanted && !rest.is_empty() {
+            chosen.push(rest.swap_remove(self.random.draw() as usize % rest.len()));
+        }
+        chosen
     }
 
     /// Ends a peer without a word; its disk stays.
@@ -250,8 +334,36 @@ impl World {
         for other in self.live() {
             self.unlink(id, other);
         }
+        if self.tears {
+            self.tear(id);
+        }
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.swarm = None;
+        }
+    }
+
+    /// Of the writes under way, some that were begun first are done, and the next one is torn.
+    fn tear(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.swarm.is_some()) else { return };
+        let writes = self.happenings.values().filter(|(to, life, _)| *to == id && *life == peer.life);
+        let records: Vec<_> = writes.filter_map(|(.., happening)| happening.write()).cloned().collect();
+        let done = self.random.between(0, records.len() as u64) as usize;
+        for record in &records[..done] {
+            if !peer.disk.refuses(record) {
+                peer.disk.store(record.clone());
+            }
+        }
+        if let Some(torn) = records.get(done) {
+            peer.disk.tear(&mut self.random, (self.manifest.run(), id), torn);
+        }
+    }
+
+    /// Links two peers if somebody can introduce them: the relay, or a peer that both are linked with.
+    pub fn meet(&mut self, a: PeerId, b: PeerId) {
+        let linked = |one: PeerId, two: PeerId| self.links.contains(&(one.min(two), one.max(two)));
+        let introduced = self.relay || self.live().into_iter().any(|other| linked(a, other) && linked(b, other));
+        if introduced {
+            self.link(a, b);
         }
     }
 
@@ -269,6 +381,10 @@ impl World {
         }
     }
 
+    pub(crate) fn are_linked(&self, a: PeerId, b: PeerId) -> bool {
+        self.links.contains(&(a.min(b), a.max(b)))
+    }
+
     /// Hands a frame to a peer as if a linked one had sent it.
     pub fn deliver(&mut self, from: PeerId, to: PeerId, frame: &[u8]) {
         self.input(to, Input::Frame { from, bytes: frame });
@@ -282,7 +398,10 @@ impl World {
     pub fn run_until(&mut self, within_ms: u64, mut done: impl FnMut(&Self) -> bool) -> bool {
         let end = self.now + within_ms;
         while !done(self) {
-            let Some(Reverse((at, index))) = self.queue.pop() else { return false };
+            let Some(Reverse((at, index))) = self.queue.pop() else {
+                self.now = end;
+                return done(self);
+            };
             if at > end {
                 self.queue.push(Reverse((at, index)));
                 self.now = end;
@@ -302,8 +421,13 @@ impl World {
 
     /// Whether all live peers hold the same chain and its model.
     pub fn agree(&self) -> bool {
-        let mut heads = self.live().into_iter().filter_map(|id| {
-            let swarm = self.swarm(id)?;
+        self.do_agree(&self.live())
+    }
+
+    /// Whether these peers hold the same chain and its model.
+    pub fn do_agree(&self, peers: &[PeerId]) -> bool {
+        let mut heads = peers.iter().filter_map(|id| {
+            let swarm = self.swarm(*id)?;
             let head = swarm.chain().head();
             Some((head.round, head.body, swarm.model().map(|(round, model)| (round, Digest::of(&model)))))
         });
@@ -331,156 +455,18 @@ impl World {
         })
     }
 
-    fn happen(&mut self, id: PeerId, life: u32, happening: Happening) {
-        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.life == life && peer.swarm.is_some()) else {
-            return;
-        };
-        match happening {
-            Happening::Frame { from, bytes } => self.input(id, Input::Frame { from, bytes: &bytes }),
-            Happening::Wake => {
-                if peer.wake <= self.now {
-                    peer.wake = Millis::NEVER;
-                    self.input(id, Input::Tick);
-                }
-            }
-            Happening::Done(DoneWork::Computed { job, work }) => {
-                let fails = self.random.chance(self.faults.jobs_per_mille);
-                let failed = || Outcome::Failed { reason: "the device was lost".to_owned() };
-                let outcome = if fails { failed() } else { toy::run(id, &work) };
-                self.input(id, Input::Computed { job, outcome });
-            }
-            Happening::Done(DoneWork::Persisted { id: record, record: what })
-                if peer.disk.broken
-                    || peer.disk.full && matches!(*what, Record::Blob { .. })
-                    || !peer.anchor && self.random.chance(self.faults.writes_per_mille) =>
-            {
-                let reason = "the disk is full".to_owned();
-                self.input(id, Input::PersistFailed { record, reason });
-            }
-            Happening::Done(DoneWork::Persisted { id: record, record: what }) => {
-                match *what {
-                    Record::Vote(vote) => peer.disk.votes.push(vote),
-                    Record::Certificate(certificate) => {
-                        let round = certificate.body.round;
-                        peer.disk.certificates.split_off(&round);
-                        peer.disk.certificates.insert(round, *certificate);
-                    }
-                    Record::Blob { digest, bytes, .. } => {
-                        peer.disk.blobs.insert(digest, bytes);
-                    }
-                }
-                self.input(id, Input::Persisted(record));
-            }
-            Happening::Done(DoneWork::Loaded(blob)) => {
-                let bytes = peer.disk.blobs.get(&blob).cloned();
-                self.input(id, Input::Loaded { blob, bytes });
-            }
-        }
-    }
-
-    fn input(&mut self, id: PeerId, input: Input<'_>) {
-        let now = self.now;
-        if let Some(swarm) = self.peers.get_mut(&id).and_then(|peer| peer.swarm.as_mut()) {
-            if swarm.handle(now, input).is_err() {
-                unreachable!("the world always drains a swarm");
-            }
-            self.drain(id);
-        }
-    }
-
-    fn drain(&mut self, id: PeerId) {
-        loop {
-            let Some(swarm) = self.peers.get_mut(&id).and_then(|peer| peer.swarm.as_mut()) else { return };
-            match swarm.poll() {
-                Output::Send { to, frame, .. } => self.send(id, to, &frame),
-                Output::Compute { job, work } => {
-                    let train_ms = self.peers[&id].train_ms;
-                    let busy_ms = if matches!(work, shoal_swarm::Job::Train { .. }) { train_ms } else { 5 };
-                    self.later(id, busy_ms, Happening::Done(DoneWork::Computed { job, work: Box::new(work) }));
-                }
-                Output::Persist { id: record, record: what } => {
-                    let write_ms = self.random.between(self.write_ms.0, self.write_ms.1);
-                    let Some(peer) = self.peers.get_mut(&id) else { return };
-                    peer.disk.written_at = peer.disk.written_at.max(self.now) + write_ms;
-                    let wait_ms = peer.disk.written_at.since(self.now);
-                    let done = DoneWork::Persisted { id: record, record: Box::new(what) };
-                    self.later(id, wait_ms, Happening::Done(done));
-                }
-                Output::Forget { blob } => {
-                    if let Some(peer) = self.peers.get_mut(&id) {
-                        peer.disk.blobs.remove(&blob);
-                    }
-                }
-                Output::Load { blob } => self.later(id, 2, Happening::Done(DoneWork::Loaded(blob))),
-                Output::Tell(event) => {
-                    if let Event::Certified { round, body, model, recovery, .. } = &event {
-                        let parent = swarm.certificates().get(round).map(|found| found.body.parent);
-                        self.checker.certified(parent.unwrap_or_default(), *round, (*body, *model), *recovery);
-                    }
-                    self.told.push((id, event));
-                }
-                Output::Drop { peer, .. } => self.unlink(id, peer),
-                Output::Stop { job, keep } => self.stop(id, job, keep),
-                Output::Idle(until) => {
-                    let Some(peer) = self.peers.get_mut(&id) else { return };
-                    if until < peer.wake {
-                        peer.wake = until;
-                        let wait_ms = until.since(self.now);
-                        self.later(id, wait_ms, Happening::Wake);
-                    }
-                    return;
-                }
-            }
-        }
-    }
-
-    fn send(&mut self, from: PeerId, to: PeerId, frame: &[u8]) {
-        self.note(from, frame);
-        if !self.links.contains(&(from.min(to), from.max(to))) || self.random.chance(self.network.loss_per_mille) {
-            return;
-        }
-        let copies = if self.random.chance(self.network.duplicate_per_mille) { 2 } else { 1 };
-        for _ in 0..copies {
-            let latency_ms = self.random.between(self.network.latency_ms.0, self.network.latency_ms.1);
-            self.later(to, latency_ms, Happening::Frame { from, bytes: frame.to_vec() });
-        }
-    }
-
-    /// Ends training now, with or without an outcome, as an engine does.
-    fn stop(&mut self, id: PeerId, stopped: u64, keep: bool) {
-        let life = self.peers.get(&id).map(|peer| peer.life);
-        let is_it = |(peer, begun, happening): &(PeerId, u32, Happening)| {
-            let same = matches!(happening, Happening::Done(DoneWork::Computed { job, .. }) if *job == stopped);
-            same && *peer == id && Some(*begun) == life
-        };
-        let found = self.happenings.iter().find(|(_, happening)| is_it(happening)).map(|(index, _)| *index);
-        let Some((_, _, happening)) = found.and_then(|index| self.happenings.remove(&index)) else { return };
-        if keep {
-            self.later(id, 5, happening);
-        }
-    }
-
-    fn note(&mut self, from: PeerId, frame: &[u8]) {
-        let Ok(Frame::Said(envelope)) = Frame::decode(frame) else { return };
-        if envelope.from != from {
-            return;
-        }
-        if let Some(Said { round, message: Message::Vote(vote), .. }) = read(&envelope) {
-            self.checker.voted(from, round, vote);
-        }
-        if self.spoken_ids.insert(envelope.id()) {
-            self.spoken.push(envelope);
-        }
-    }
-
-    fn later(&mut self, id: PeerId, wait_ms: u64, happening: Happening) {
-        let Some(life) = self.peers.get(&id).map(|peer| peer.life) else { return };
-        self.queue.push(Reverse((self.now + wait_ms, self.next)));
-        self.happenings.insert(self.next, (id, life, happening));
-        self.next += 1;
+    /// Replays a peer's chain from the genesis model over the updates that were trained; the digest of what it arrives
+    /// at, or `None` when a step cannot be done or gives another model than was certified.
+    pub fn replayed(&self, id: PeerId) -> Option<Digest> {
+        let mut chain = Chain::new(self.manifest.clone());
+        let swarm = self.swarm(id)?;
+        let steps: Option<Vec<_>> = swarm.certificates().values().map(|found| chain.apply(found).ok()).collect();
+        let mut engine = self.model.engine(id);
+        let find = |update| self.updates.get(&update).cloned();
+        disk::replay(self.model.genesis(), &steps?, find, &mut *engine).map(|model| Digest::of(&model))
     }
 }
 
-fn read(envelope: &Envelope) -> Option<Said> {
+pub(crate) fn read(envelope: &Envelope) -> Option<Said> {
     codec::decode("message", &envelope.payload, envelope.payload.len()).ok()
 }

@@ -221,6 +221,10 @@ impl Pool {
         matches!(before, Some(Message::CommitList(old)) if old != list)
     }
 
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     pub fn ids(&self) -> Vec<u64> {
         self.ids.keys().copied().collect()
     }

@@ -165,6 +165,11 @@ impl Swarm {
         self.early.len()
     }
 
+    /// Messages of the round in progress that are kept.
+    pub fn messages(&self) -> usize {
+        self.pool.len()
+    }
+
     pub fn chain(&self) -> &Chain {
         &self.chain
     }
