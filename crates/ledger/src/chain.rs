@@ -1,6 +1,9 @@
 //! The chain: checks each certificate against everything before it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::OnceLock,
+};
 
 use shoal_wire::{
     Digest, Envelope, Manifest, PeerId, Round, RunId, Verified,
@@ -71,6 +74,8 @@ pub struct Chain {
     manifest: Manifest,
     run: RunId,
     head: Head,
+    /// Leaders of the next round, once somebody asked: who leads is asked for much more often than it changes.
+    leaders: OnceLock<Vec<PeerId>>,
     /// States before the last rounds, oldest first, so that a provisional recovery can be undone.
     earlier: VecDeque<(Head, BTreeMap<PeerId, Credit>)>,
     credit: BTreeMap<PeerId, Credit>,
@@ -95,7 +100,7 @@ impl Chain {
             recent: VecDeque::new(),
             recovery: false,
         };
-        Self { manifest, run, head, earlier: VecDeque::new(), credit: BTreeMap::new() }
+        Self { manifest, run, head, leaders: OnceLock::new(), earlier: VecDeque::new(), credit: BTreeMap::new() }
     }
 
     pub fn run(&self) -> RunId {
@@ -123,7 +128,8 @@ impl Chain {
 
     /// Leaders of the next round's views, in order.
     pub fn leaders(&self) -> Vec<PeerId> {
-        leaders(&self.head.roster, &self.manifest.anchors, self.head.round + 1, self.head.randomness)
+        let Head { roster, round, randomness, .. } = &self.head;
+        self.leaders.get_or_init(|| leaders(roster, &self.manifest.anchors, round + 1, *randomness)).clone()
     }
 
     /// Tokens that a member trains on when it does all steps.
@@ -270,6 +276,7 @@ impl Chain {
             recent,
             recovery: body.recovery.is_some(),
         };
+        self.leaders = OnceLock::new();
         self.earlier.push_back((core::mem::replace(&mut self.head, next), self.credit.clone()));
         while self.earlier.len() > self.manifest.timing.recovery_window_rounds.max(1) as usize {
             self.earlier.pop_front();
@@ -305,6 +312,7 @@ impl Chain {
     /// Takes the last round back; false when it is final.
     pub fn undo(&mut self) -> bool {
         let Some((head, credit)) = self.earlier.pop_back() else { return false };
+        self.leaders = OnceLock::new();
         self.head = head;
         self.credit = credit;
         true

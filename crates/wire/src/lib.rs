@@ -11,6 +11,8 @@ pub mod id;
 pub mod judging;
 pub mod limits;
 pub mod manifest;
+#[cfg(feature = "memo")]
+mod memo;
 mod optimizer;
 pub mod record;
 pub mod relay;

@@ -122,10 +122,16 @@ impl Identity {
 
 /// Checks a signature strictly: small-order and non-canonical keys are refused.
 pub fn verify(peer: PeerId, domain: Domain, payload: &[u8], signature: &Signature) -> Result<(), WireError> {
-    let bad = |_| WireError::BadSignature(peer);
-    let key = VerifyingKey::from_bytes(&peer.0).map_err(bad)?;
     let digest = Digest::in_domain(domain.label(), payload);
-    key.verify_strict(&digest.0, &DalekSignature::from_bytes(&signature.0)).map_err(bad)
+    let check = || {
+        let bad = |_| WireError::BadSignature(peer);
+        let key = VerifyingKey::from_bytes(&peer.0).map_err(bad)?;
+        key.verify_strict(&digest.0, &DalekSignature::from_bytes(&signature.0)).map_err(bad)
+    };
+    #[cfg(feature = "memo")]
+    return crate::memo::once(peer, digest, signature, check);
+    #[cfg(not(feature = "memo"))]
+    check()
 }
 
 /// A payload, who says it, and the signature that proves it.
