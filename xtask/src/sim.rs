@@ -41,7 +41,7 @@ pub struct Sim {
 
 /// What one world showed.
 #[derive(Deserialize)]
-struct Seed {
+struct Shown {
     seed: u64,
     event_hash: String,
     simulated_ms: u64,
@@ -82,9 +82,9 @@ pub fn sim(arguments: &Sim) -> Result<bool> {
     let violations: usize = all.values().map(|seed| seed.violations.len()).sum();
     let stalled = all.values().filter(|seed| seed.stalled.is_some()).count();
     let mut hasher = blake3::Hasher::new();
-    all.values().for_each(|seed| {
+    for seed in all.values() {
         hasher.update(seed.event_hash.as_bytes());
-    });
+    }
     let summary = json!({
         "seeds": all.len(),
         "safety_violations": violations,
@@ -113,7 +113,7 @@ fn wasm() -> Command {
 }
 
 /// Tells what went wrong in a world, and how to see it again; whether anything did.
-fn tell(seed: &Seed) -> bool {
+fn tell(seed: &Shown) -> bool {
     if seed.violations.is_empty() && seed.stalled.is_none() {
         return false;
     }
@@ -129,9 +129,9 @@ fn tell(seed: &Seed) -> bool {
 }
 
 /// Whether all seeds give the same events once more, and the first ones in Wasm.
-fn check(seeds: &Range<u64>, all: &BTreeMap<u64, Seed>) -> Result<bool> {
+fn check(seeds: &Range<u64>, all: &BTreeMap<u64, Shown>) -> Result<bool> {
     let mut same = true;
-    let mut compare = |again: BTreeMap<u64, Seed>, where_: &str| {
+    let mut compare = |again: BTreeMap<u64, Shown>, where_: &str| {
         for (seed, other) in again {
             if all.get(&seed).is_none_or(|first| first.event_hash != other.event_hash) {
                 println!("seed {seed} gives other events {where_}");
@@ -150,7 +150,7 @@ fn check(seeds: &Range<u64>, all: &BTreeMap<u64, Seed>) -> Result<bool> {
 }
 
 /// Runs seeds in several processes.
-fn run(seeds: &Range<u64>, program: fn() -> Command, processes: u64) -> Result<BTreeMap<u64, Seed>> {
+fn run(seeds: &Range<u64>, program: fn() -> Command, processes: u64) -> Result<BTreeMap<u64, Shown>> {
     let (sender, lines) = mpsc::channel();
     let mut children = Vec::new();
     for index in 0..processes {
@@ -178,7 +178,7 @@ fn run(seeds: &Range<u64>, program: fn() -> Command, processes: u64) -> Result<B
     let mut all = BTreeMap::new();
     let count = seeds.end - seeds.start;
     for line in lines {
-        let seed: Seed = serde_json::from_str(&line).with_context(|| format!("the simulator said {line:?}"))?;
+        let seed: Shown = serde_json::from_str(&line).with_context(|| format!("the simulator said {line:?}"))?;
         all.insert(seed.seed, seed);
         progress(all.len() as u64, count);
     }

@@ -83,8 +83,8 @@ impl World {
                 self.input(id, Input::Computed { job, outcome });
             }
             DoneWork::Persisted { id: record, record: what } => {
-                let fails = peer.disk.refuses(&what)
-                    || (!peer.anchor && self.random.chance(self.faults.writes_per_mille));
+                let fails =
+                    peer.disk.refuses(&what) || (!peer.anchor && self.random.chance(self.faults.writes_per_mille));
                 if fails {
                     let reason = "the disk is full".to_owned();
                     self.input(id, Input::PersistFailed { record, reason });
@@ -235,7 +235,8 @@ impl World {
         let Ok(Frame::Said(envelope)) = Frame::decode(frame) else { return };
         if let Some(Said { round, message: Message::Vote(vote), .. }) = read(&envelope) {
             let disk = self.peers.get(&from).map(|peer| &peer.disk);
-            let stored = disk.is_some_and(|disk| disk.votes.iter().rev().any(|kept| (kept.round, kept.vote) == (round, vote)));
+            let stored =
+                disk.is_some_and(|disk| disk.votes.iter().rev().any(|kept| (kept.round, kept.vote) == (round, vote)));
             self.checker.voted(from, round, vote, stored);
         }
         if self.spoken_ids.insert(envelope.id()) {

@@ -194,9 +194,7 @@ mod tests {
         let (mut random, mut paths) = (Random::new(1), Paths::default());
         let (a, b) = (PeerId([1; 32]), PeerId([2; 32]));
         let arrived: Vec<bool> = (0..50_000_u64)
-            .map(|turn| {
-                !paths.carry(&mut random, (&network, &path), (a, b, Millis(turn * 100)), &[0; 100]).is_empty()
-            })
+            .map(|turn| !paths.carry(&mut random, (&network, &path), (a, b, Millis(turn * 100)), &[0; 100]).is_empty())
             .collect();
         let lost = arrived.iter().filter(|arrived| !**arrived).count();
         let runs = arrived.windows(2).filter(|pair| pair[0] && !pair[1]).count();

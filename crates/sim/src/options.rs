@@ -131,7 +131,11 @@ impl fmt::Display for Options {
         let path = self.path();
         let Burst { loss_per_mille, frames } = path.burst.unwrap_or(Burst { loss_per_mille: 0, frames: 0 });
         let (low, high) = self.network().latency_ms;
-        write!(f, "  network   {preset} ({low} to {high} ms, {} % lost in bursts of {frames}, ", percent(loss_per_mille))?;
+        write!(
+            f,
+            "  network   {preset} ({low} to {high} ms, {} % lost in bursts of {frames}, ",
+            percent(loss_per_mille)
+        )?;
         writeln!(f, "{} kbit/s)", path.uplink_kbit_per_s)?;
         write!(f, "  frames    {} % more lost, ", percent(self.loss_per_mille))?;
         write!(f, "{} % twice, ", percent(self.duplicate_per_mille))?;
@@ -145,7 +149,12 @@ impl fmt::Display for Options {
         writeln!(f, "  clocks    up to {} ms apart, {} ppm of drift", self.skew_ms, self.drift_ppm)?;
         write!(f, "  disks     torn: {}, {} % of writes fail, ", self.tears, percent(self.writes_per_mille))?;
         writeln!(f, "{} full, up to {} ms a write", self.full_disks, self.write_ms_max)?;
-        writeln!(f, "  engines   {} % of jobs fail, rounds of up to {} ms", percent(self.jobs_per_mille), self.train_ms_max)?;
+        writeln!(
+            f,
+            "  engines   {} % of jobs fail, rounds of up to {} ms",
+            percent(self.jobs_per_mille),
+            self.train_ms_max
+        )?;
         write!(f, "  time      {} ms until it heals", self.unsafe_ms)
     }
 }
@@ -154,12 +163,14 @@ impl fmt::Display for Options {
 mod tests {
     use super::*;
 
+    type Figure = fn(&Options) -> u64;
+
     #[test]
     fn seeds_reach_every_kind_of_fault_and_both_ends_of_their_ranges() {
         let all: Vec<Options> = (0..2_000).map(Options::draw).collect();
         let most = |of: fn(&Options) -> u64| all.iter().map(of).max().unwrap_or(0);
         let none = |of: fn(&Options) -> u64| all.iter().any(|options| of(options) == 0);
-        let figures: [(fn(&Options) -> u64, u64); 8] = [
+        let figures: [(Figure, u64); 8] = [
             (|options| options.loss_per_mille, 290),
             (|options| options.duplicate_per_mille, 490),
             (|options| options.corrupt_per_mille, 95),

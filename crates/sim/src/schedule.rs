@@ -16,7 +16,10 @@ pub(crate) enum Action {
     Leave(usize),
     Freeze(usize, u64),
     /// These no longer reach the others, and unless it is one-way the others do not reach them.
-    Part { side: Vec<usize>, one_way: bool },
+    Part {
+        side: Vec<usize>,
+        one_way: bool,
+    },
     Mend,
     Relay(bool),
     FillDisk(usize),

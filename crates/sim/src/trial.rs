@@ -203,7 +203,8 @@ impl<'a> Trial<'a> {
         };
         let before: BTreeSet<Digest> = honest.iter().flat_map(|peer| bodies(&self.world, peer)).collect();
         let first = honest[0];
-        let is_new = |world: &World| world.swarm(first).is_some_and(|swarm| !before.contains(&swarm.chain().head().body));
+        let is_new =
+            |world: &World| world.swarm(first).is_some_and(|swarm| !before.contains(&swarm.chain().head().body));
         let done = |world: &World| is_new(world) && world.do_agree(&honest);
         if !self.world.run_until(self.patience_ms(), done) {
             return Some(format!("no agreement within {} ms: {}", self.patience_ms(), self.standing(&honest)));

@@ -1,0 +1,28 @@
+//! Whole trials: a few seeds for every change, and those that once showed a fault.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use shoal_sim::{Options, run_trial};
+
+/// Seeds that every change runs. `cargo xtask sim` runs as many as one likes.
+const SEEDS: u64 = if cfg!(target_arch = "wasm32") { 4 } else { 20 };
+
+fn assert_holds(seed: u64) {
+    let options = Options::draw(seed);
+    let report = run_trial(&options, false);
+    assert!(report.violations.is_empty(), "{options}\n{:?}", report.violations);
+    assert_eq!(report.stalled, None, "{options}");
+    assert!(report.rounds > 0, "{options}\nno round was certified");
+}
+
+#[test]
+fn worlds_stay_safe_while_all_goes_wrong_and_agree_after_healing() {
+    (0..SEEDS).for_each(assert_holds);
+}
+
+#[test]
+fn a_seed_gives_the_same_events_each_time() {
+    let options = Options::draw(3);
+    assert_eq!(run_trial(&options, false).event_hash, run_trial(&options, false).event_hash);
+    assert_ne!(run_trial(&Options::draw(4), false).event_hash, run_trial(&options, false).event_hash);
+}
