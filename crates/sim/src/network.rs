@@ -176,7 +176,7 @@ impl Paths {
 }
 
 fn damage(random: &mut Random, bytes: &mut Vec<u8>) {
-    let at = random.draw() as usize % bytes.len().max(1);
+    let at = random.place(bytes.len());
     if random.chance(200) {
         bytes.truncate(at);
     } else if let Some(byte) = bytes.get_mut(at) {

@@ -72,7 +72,7 @@ impl Options {
             volunteers: peers.saturating_sub(anchors).max(1),
             latecomers: sometimes(random, 300, (1, 2)) as usize,
             links_wanted: if peers > 8 || random.chance(200) { random.between(3, 8) as usize } else { usize::MAX },
-            preset: Preset::ALL[random.draw() as usize % Preset::ALL.len()],
+            preset: Preset::ALL[random.place(Preset::ALL.len())],
             loss_per_mille: sometimes(random, 300, (1, 300)),
             duplicate_per_mille: sometimes(random, 300, (1, 500)),
             reorder_per_mille: sometimes(random, 300, (1, 500)),

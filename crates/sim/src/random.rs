@@ -23,6 +23,11 @@ impl Random {
         low + self.draw() % (high - low + 1)
     }
 
+    /// One of so many places; the same on platforms whose words differ in size.
+    pub fn place(&mut self, of: usize) -> usize {
+        (self.draw() % of.max(1) as u64) as usize
+    }
+
     /// True in `per_mille` of a thousand cases.
     pub fn chance(&mut self, per_mille: u64) -> bool {
         self.draw() % 1000 < per_mille

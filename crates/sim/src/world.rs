@@ -324,7 +324,7 @@ impl World {
         let (mut chosen, mut rest): (Vec<PeerId>, Vec<PeerId>) =
             others.into_iter().partition(|other| self.manifest.anchors.contains(other));
         while linked + chosen.len() < self.links_wanted && !rest.is_empty() {
-            chosen.push(rest.swap_remove(self.random.draw() as usize % rest.len()));
+            chosen.push(rest.swap_remove(self.random.place(rest.len())));
         }
         chosen
     }
