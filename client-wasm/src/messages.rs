@@ -221,8 +221,10 @@ fn blob(bytes: &Bytes) -> Blob {
 }
 
 impl ToCompute {
-    pub fn from_job(job: JobId, work: &Job) -> Self {
-        match work {
+    /// What the compute worker is asked; none for work that it cannot do.
+    pub fn from_job(job: JobId, work: &Job) -> Option<Self> {
+        Some(match work {
+            Job::Judge { .. } => return None,
             Job::Train { round, model, randomness, steps, settled } => Self::Train {
                 job,
                 round: *round,
@@ -238,7 +240,7 @@ impl ToCompute {
                 updates: updates.iter().map(|(weight, update)| (*weight, blob(update))).collect(),
                 history: history.clone(),
             },
-        }
+        })
     }
 }
 

@@ -179,6 +179,7 @@ fn outer_step(layout: &Layout, recipe: shoal_wire::manifest::Outer, work: Job) -
             outer::aggregate(layout, &recipe, &theta, &updates, &history)
         }),
         Job::Train { .. } => return Outcome::Failed { reason: "this peer does not train".to_owned() },
+        Job::Judge { .. } => return Outcome::Failed { reason: "this peer does not measure updates".to_owned() },
     };
     match computed {
         Ok((theta, norms)) => Outcome::Aggregated { model: Bytes::from(outer::params_to_bytes(&theta)), norms },

@@ -1,9 +1,10 @@
 //! A model of eight integers whose training and outer step take no time to compute, and whose every bit depends on
 //! the updates, their weights and their order.
 
-use shoal_swarm::{Bytes, Job, Outcome};
+use shoal_swarm::{Bytes, Job, Outcome, Subject};
 use shoal_wire::{
-    Digest, Manifest, PeerId,
+    Digest, Manifest, PeerId, Round,
+    judging::Score,
     manifest::{AdamW, Codec, DataSpec, ModelSpec, Outer, Privacy, Recipe, RopeScaling, Timing, Tokenizer},
 };
 
@@ -75,11 +76,22 @@ impl Engine for Toy {
 fn run(me: PeerId, job: &Job) -> Outcome {
     match job {
         Job::Train { round, randomness, steps, .. } => {
-            let mut material = me.0.to_vec();
-            material.extend_from_slice(&round.to_le_bytes());
-            material.extend_from_slice(&randomness.0);
-            let update: Bytes = Digest::of(&material).0.repeat(VALUES / 4).into();
+            let update = honest(me, *round, *randomness);
             Outcome::Trained { update, steps: *steps, tokens: u64::from(*steps) * 8, loss_first: 2.0, loss_last: 1.0 }
+        }
+        Job::Judge { round, randomness, subjects, own, round_updates, .. } => {
+            let score = |subject: &Subject| {
+                let helps = subject.update == honest(subject.author, *round, *randomness);
+                let first = round_updates.iter().find(|(_, update)| *update == subject.update);
+                Score {
+                    assigned: if helps { 20_000 } else { -20_000 },
+                    other: if helps { 10_000 } else { -20_000 },
+                    own: own.as_ref().map(|_| 10_000),
+                    alignment_1024: None,
+                    copies: first.map(|(author, _)| *author).filter(|author| *author != subject.author),
+                }
+            };
+            Outcome::Judged { scores: subjects.iter().map(score).collect() }
         }
         Job::Check { update } => Outcome::Checked { well_formed: update.len() == VALUES * 8 },
         Job::Aggregate { model, updates, .. } => {
@@ -93,6 +105,14 @@ fn run(me: PeerId, job: &Job) -> Outcome {
             Outcome::Aggregated { model: bytes.into(), norms: vec![updates.len() as u64] }
         }
     }
+}
+
+/// The update that an honest peer makes in a round.
+fn honest(peer: PeerId, round: Round, randomness: Digest) -> Bytes {
+    let mut material = peer.0.to_vec();
+    material.extend_from_slice(&round.to_le_bytes());
+    material.extend_from_slice(&randomness.0);
+    Digest::of(&material).0.repeat(VALUES / 4).into()
 }
 
 fn read(bytes: &[u8]) -> Vec<i64> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use shoal_wire::{
     Digest, Envelope, Manifest, Millis, PeerId, Round,
+    judging::Score,
     record::{Certificate, Join, Lock, Verdict, Vote},
     sign::Identity,
 };
@@ -136,6 +137,25 @@ pub enum Job {
     Check { update: Bytes },
     /// The outer step: clip, weigh, average and apply updates to `model`.
     Aggregate { model: Bytes, updates: Vec<(u16, Bytes)>, history: Vec<Vec<u64>> },
+    /// Measure what each of these updates does to `model`, the parameters after round `round - 1`.
+    Judge {
+        round: Round,
+        model: Bytes,
+        /// From which each author's data follows, as in [`Job::Train`].
+        randomness: Digest,
+        subjects: Vec<Subject>,
+        /// This peer's own update of the round.
+        own: Option<Bytes>,
+        /// Every update of the round that is here, with its author, those that were committed first in front.
+        round_updates: Vec<(PeerId, Bytes)>,
+    },
+}
+
+/// An update to judge.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Subject {
+    pub author: PeerId,
+    pub update: Bytes,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -143,6 +163,8 @@ pub enum Outcome {
     Trained { update: Bytes, steps: u32, tokens: u64, loss_first: f32, loss_last: f32 },
     Checked { well_formed: bool },
     Aggregated { model: Bytes, norms: Vec<u64> },
+    /// In the order of the subjects.
+    Judged { scores: Vec<Score> },
     Failed { reason: String },
 }
 
