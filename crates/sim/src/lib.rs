@@ -2,12 +2,13 @@
 //! in it with simulated network, clock, disks and compute.
 //!
 //! [`World`] is the bench that tests build on; a [`Trial`](run_trial) draws its [`Options`] from a seed, breaks what they
-//! say, heals, and tells what did not hold.
+//! say, heals, and tells what did not hold. [`explore`] leaves nothing to chance: it tries the voting rules in every order.
 
 mod check;
 mod disk;
 mod engine;
 mod events;
+pub mod explore;
 mod happening;
 mod network;
 mod options;

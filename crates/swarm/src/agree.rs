@@ -16,7 +16,8 @@ use shoal_wire::{
 
 use crate::{
     Persisted, Record, Swarm,
-    state::{Aggregate, Phase, Stored},
+    rules::{Offer, Phase, Standing},
+    state::{Aggregate, Stored},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +100,7 @@ impl Swarm {
     fn skip_views(&mut self) {
         let mut newer: BTreeMap<View, BTreeSet<PeerId>> = BTreeMap::new();
         for (peer, vote, _) in self.pool.votes().filter(|(_, vote, _)| vote.kind != VoteKind::Recovery) {
-            if vote.view > self.round.view {
+            if vote.view > self.round.standing.view {
                 newer.entry(vote.view).or_default().insert(peer);
             }
         }
@@ -111,8 +112,7 @@ impl Swarm {
     }
 
     fn enter(&mut self, view: View) {
-        self.round.view = view;
-        self.round.phase = Phase::Propose;
+        self.round.standing.enter(view);
         self.round.view_since = Some(self.now);
         self.round.prevotes_since = None;
         self.round.precommits_since = None;
@@ -120,14 +120,15 @@ impl Swarm {
     }
 
     fn propose(&mut self) {
-        let view = self.round.view;
+        let Standing { view, phase, .. } = self.round.standing;
         let mine = self.leader(view) == Some(self.me) && self.is_voter();
-        if !mine || self.round.phase != Phase::Propose || self.pool.proposal(self.me, view).is_some() {
+        if !mine || phase != Phase::Propose || self.pool.proposal(self.me, view).is_some() {
             return;
         }
-        if let Some((valid_view, proposal)) = self.round.valid.clone() {
-            let again = Proposal { view, valid_view: Some(valid_view), body: proposal.body };
-            self.say(Message::Proposal(Box::new(again)));
+        if let Some(Offer { body, valid_view }) = self.round.standing.must_offer() {
+            if let Some(body) = self.round.proposals.get(&body).map(|proposal| proposal.body.clone()) {
+                self.say(Message::Proposal(Box::new(Proposal { view, valid_view, body })));
+            }
         } else if let Some(content) = self.fresh_content()
             && let Some(body) = self.fresh_body(content, None)
         {
@@ -207,7 +208,7 @@ impl Swarm {
             run: self.run,
             round: self.next_round(),
             parent: self.chain.head().body,
-            view: self.round.view,
+            view: self.round.standing.view,
             content,
             joins,
             leaves,
@@ -305,26 +306,18 @@ impl Swarm {
     }
 
     fn prevote(&mut self) {
-        if self.round.phase != Phase::Propose {
+        let Standing { view, phase, .. } = self.round.standing;
+        if phase != Phase::Propose {
             return;
         }
-        let view = self.round.view;
         let proposal = self.leader(view).and_then(|leader| self.pool.proposal(leader, view)).cloned();
         let Some(proposal) = proposal.filter(|proposal| proposal.body.recovery.is_none()) else { return };
         let digest = proposal.body.digest();
-        let locked_on = self.round.lock.map(|(lock, body)| (lock.view, body));
-        let free = match proposal.valid_view {
-            None => locked_on.is_none_or(|(_, body)| body == digest),
-            Some(valid_view) if valid_view < view => {
-                if !self.is_quorum(self.voters(VoteKind::Prevote, valid_view, |body| body == Some(digest))) {
-                    return;
-                }
-                locked_on.is_none_or(|(lock, body)| lock <= valid_view || body == digest)
-            }
-            Some(_) => false,
+        let offer = Offer { body: digest, valid_view: proposal.valid_view };
+        let Some(free) = self.round.standing.may_prevote(offer, |view| self.prevoted(view, Some(digest))) else {
+            return;
         };
-        let seen_before = proposal.valid_view.is_some() || locked_on.is_some_and(|(_, body)| body == digest);
-        let fits = if seen_before { Validity::Valid } else { self.fits(&proposal.body) };
+        let fits = if self.round.standing.is_known(offer) { Validity::Valid } else { self.fits(&proposal.body) };
         match (self.validity(&proposal.body), fits) {
             (Validity::Valid, Validity::Valid) if free => self.cast(VoteKind::Prevote, view, Some(digest)),
             (Validity::Pending, Validity::Pending | Validity::Valid) | (Validity::Valid, Validity::Pending) => {}
@@ -333,29 +326,36 @@ impl Swarm {
     }
 
     fn precommit(&mut self) {
-        let view = self.round.view;
-        let leader = self.leader(view);
-        let proposal = leader.and_then(|leader| self.pool.proposal(leader, view)).cloned();
-        if let Some(proposal) = proposal {
+        let Standing { view, phase, .. } = self.round.standing;
+        let proposal = self.leader(view).and_then(|leader| self.pool.proposal(leader, view)).cloned();
+        if let Some(proposal) = proposal.filter(|_| phase != Phase::Propose) {
             let digest = proposal.body.digest();
-            let polka = self.is_quorum(self.voters(VoteKind::Prevote, view, |body| body == Some(digest)));
-            if polka && self.round.phase != Phase::Propose && self.validity(&proposal.body) == Validity::Valid {
-                let content = proposal.body.content.digest();
-                if self.round.valid.as_ref().is_none_or(|(valid_view, _)| *valid_view < view) {
-                    self.round.valid = Some((view, Box::new(proposal)));
-                }
-                if self.round.phase == Phase::Prevote {
+            if self.prevoted(view, Some(digest)) && self.validity(&proposal.body) == Validity::Valid {
+                self.round.proposals.entry(digest).or_insert_with(|| Box::new(proposal));
+                if self.round.standing.quorum_prevoted(Some(digest)) {
                     self.keep_locked(digest);
-                    self.round.lock = Some((Lock { view, content }, digest));
                     self.cast(VoteKind::Precommit, view, Some(digest));
                 }
+                let Standing { lock, valid, .. } = &self.round.standing;
+                let named: Vec<Digest> = lock.iter().chain(valid).map(|(_, body)| *body).collect();
+                self.round.proposals.retain(|body, _| named.contains(body));
             }
         }
-        if self.round.phase == Phase::Prevote
-            && self.is_quorum(self.voters(VoteKind::Prevote, view, |body| body.is_none()))
-        {
+        if self.prevoted(view, None) && self.round.standing.quorum_prevoted(None) {
             self.cast(VoteKind::Precommit, view, None);
         }
+    }
+
+    /// Whether more than 2/3 prevoted this body in a view, or nil.
+    fn prevoted(&self, view: View, body: Option<Digest>) -> bool {
+        self.is_quorum(self.voters(VoteKind::Prevote, view, |voted| voted == body))
+    }
+
+    /// What this peer is locked on, as others are told.
+    pub(crate) fn lock(&self) -> Option<Lock> {
+        let (view, body) = self.round.standing.lock?;
+        let content = self.round.proposals.get(&body)?.body.content.digest();
+        Some(Lock { view, content })
     }
 
     /// Stores the updates that a body accepts, before the lock on it: whoever comes back with the lock must be able to
@@ -377,17 +377,17 @@ impl Swarm {
 
     /// Ends what takes too long.
     fn pass_time(&mut self) {
-        let view = self.round.view;
+        let view = self.round.standing.view;
         let view_ms = u64::from(self.chain.manifest().timing.view_ms);
         let patience_ms = view_ms * u64::from(view.min(20) + 1);
-        if self.round.phase == Phase::Propose
+        if self.round.standing.phase == Phase::Propose
             && self.round.view_since.is_some_and(|since| self.now.since(since) >= self.propose_ms())
         {
             self.cast(VoteKind::Prevote, view, None);
         }
         if self.is_quorum(self.voters(VoteKind::Prevote, view, |_| true)) {
             let since = *self.round.prevotes_since.get_or_insert(self.now);
-            if self.round.phase == Phase::Prevote && self.now.since(since) >= patience_ms {
+            if self.round.standing.phase == Phase::Prevote && self.now.since(since) >= patience_ms {
                 self.cast(VoteKind::Precommit, view, None);
             }
         }
@@ -401,7 +401,7 @@ impl Swarm {
 
     fn propose_ms(&self) -> u64 {
         let timing = &self.chain.manifest().timing;
-        let view = self.round.view;
+        let view = self.round.standing.view;
         let view_ms = u64::from(timing.view_ms);
         if self.leader(view).is_some_and(|leader| !self.is_present(leader)) {
             return view_ms / 2;
@@ -412,24 +412,19 @@ impl Swarm {
 
     /// Decides a vote, stores it, and sends it once it is stored. A peer that may not vote only follows.
     pub(crate) fn cast(&mut self, kind: VoteKind, view: View, body: Option<Digest>) {
-        match kind {
-            VoteKind::Prevote => self.round.phase = Phase::Prevote,
-            VoteKind::Precommit => self.round.phase = Phase::Precommit,
-            VoteKind::Recovery => {}
-        }
+        self.round.standing.pass(kind);
         self.changed = true;
-        if !self.is_voter() || self.round.voted.contains_key(&(kind, view)) {
+        if !self.is_voter() || !self.round.standing.vote(kind, view, body) {
             return;
         }
-        self.round.voted.insert((kind, view), body);
         let vote = Vote { parent: self.chain.head().body, view, kind, body };
-        let locked = self.round.lock.filter(|_| kind == VoteKind::Precommit && body.is_some());
+        let locks = kind == VoteKind::Precommit && body.is_some();
         // An anchor may sign one recovery only, so it must be able to propose that one again.
-        let kept = locked.map(|(_, digest)| digest).or(body.filter(|_| kind == VoteKind::Recovery));
+        let kept = body.filter(|_| locks || kind == VoteKind::Recovery);
         let record = Persisted {
             round: self.next_round(),
             vote,
-            lock: locked.map(|(lock, _)| lock),
+            lock: self.lock().filter(|_| locks),
             proposal: kept.and_then(|digest| self.pool.envelope_of_body(digest)).cloned().map(Box::new),
         };
         self.persist(Stored::Vote { round: record.round, vote }, Record::Vote(record));
@@ -453,18 +448,14 @@ impl Swarm {
             if stored.round != self.next_round() || vote.parent != self.chain.head().body {
                 continue;
             }
-            self.round.voted.insert((vote.kind, vote.view), vote.body);
-            if let (Some(lock), Some(proposal)) = (stored.lock, stored.proposal.as_ref().and_then(|p| self.opened(p))) {
-                self.round.lock = Some((lock, proposal.body.digest()));
-                self.round.valid = Some((lock.view, proposal));
-            }
+            let locked = stored.lock.zip(stored.proposal.as_ref().and_then(|proposal| self.opened(proposal)));
+            let lock = locked.map(|(lock, proposal)| {
+                let body = proposal.body.digest();
+                self.round.proposals.insert(body, proposal);
+                (lock.view, body)
+            });
+            self.round.standing.restore(vote.kind, vote.view, vote.body, lock);
             proposals.extend(stored.proposal);
-            if vote.kind != VoteKind::Recovery && vote.view >= self.round.view {
-                let reached = if vote.kind == VoteKind::Precommit { Phase::Precommit } else { Phase::Prevote };
-                let same_view = vote.view == self.round.view;
-                self.round.phase = if same_view { self.round.phase.max(reached) } else { reached };
-                self.round.view = vote.view;
-            }
             self.say(Message::Vote(vote));
         }
         // Perhaps nobody else holds them any more, and a recovery must find what a lock names.

@@ -89,7 +89,7 @@ impl Swarm {
 
     /// Whether only what everybody can recompute counts from now on.
     pub(crate) fn is_lenient(&self) -> bool {
-        self.round.view as usize >= TURNS * self.chain.leaders().len().max(1)
+        self.round.standing.view as usize >= TURNS * self.chain.leaders().len().max(1)
     }
 
     /// The list that counts here.

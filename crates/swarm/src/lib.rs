@@ -11,6 +11,7 @@ pub mod mesh;
 mod pool;
 mod recover;
 mod round;
+pub mod rules;
 mod snapshot;
 mod state;
 mod swarm;

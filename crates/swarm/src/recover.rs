@@ -90,7 +90,7 @@ impl Swarm {
     }
 
     fn signed_recovery(&self) -> bool {
-        self.round.voted.keys().any(|(kind, _)| *kind == VoteKind::Recovery)
+        self.round.standing.voted.keys().any(|(kind, _)| *kind == VoteKind::Recovery)
     }
 
     fn answer(&mut self) {
@@ -103,7 +103,7 @@ impl Swarm {
         }
         let answered = self.pool.recovery_answers(attempt).any(|(envelope, _)| envelope.from == self.me);
         if !answered {
-            let lock = self.round.lock.map(|(lock, _)| lock);
+            let lock = self.lock();
             self.say(Message::RecoveryAnswer(RecoveryAnswer { attempt, lock }));
         }
     }
@@ -152,7 +152,7 @@ impl Swarm {
     }
 
     fn content(&self, digest: Digest) -> Option<Content> {
-        let own = self.round.valid.iter().map(|(_, proposal)| &**proposal);
+        let own = self.round.proposals.values().map(|proposal| &**proposal);
         let all = self.pool.proposals().map(|(_, proposal)| proposal).chain(own);
         all.map(|proposal| &proposal.body.content).find(|content| content.digest() == digest).cloned()
     }
@@ -178,7 +178,7 @@ impl Swarm {
             .map(|envelope| envelope.from)
             .collect();
         let view = proposal.view;
-        if !present.contains(&self.me) || self.round.voted.contains_key(&(VoteKind::Recovery, view)) {
+        if !present.contains(&self.me) || self.round.standing.voted.contains_key(&(VoteKind::Recovery, view)) {
             return;
         }
         let digest = proposal.body.digest();

@@ -80,7 +80,7 @@ impl Swarm {
             model: head.model,
             phase,
             progress,
-            view: self.round.view,
+            view: self.round.standing.view,
             weight_present: roster.iter().filter(|entry| entry.present).map(|entry| entry.weight).sum(),
             weight_total: roster.iter().map(|entry| entry.weight).sum(),
             roster,

@@ -8,13 +8,14 @@ use shoal_wire::{
     frame::Frame,
     limits::{BLOB_BYTES_MAX, UPDATE_BYTES_EXTRA},
     manifest::Codec,
-    record::{Certificate, Join, Lock, Message, Proposal, Said, Verdict, Vote, VoteKind},
+    record::{Certificate, Join, Message, Proposal, Said, Verdict, Vote},
     sign::Identity,
 };
 
 use crate::{
     Bytes, Event, Job, JobId, Output, RecordId,
     pool::{Pool, Views},
+    rules::Standing,
     transfer::Transfers,
 };
 
@@ -126,14 +127,6 @@ pub(crate) enum Purpose {
     },
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Phase {
-    #[default]
-    Propose,
-    Prevote,
-    Precommit,
-}
-
 #[derive(Clone, Debug)]
 pub(crate) enum Aggregate {
     Pending,
@@ -174,15 +167,12 @@ pub(crate) struct RoundState {
     pub have_said: usize,
     pub have_at: Option<Millis>,
 
-    pub view: View,
-    pub phase: Phase,
+    pub standing: Standing<Digest>,
+    /// Of the bodies that its lock and its newest quorum name.
+    pub proposals: BTreeMap<Digest, Box<Proposal>>,
     pub view_since: Option<Millis>,
     pub prevotes_since: Option<Millis>,
     pub precommits_since: Option<Millis>,
-    pub lock: Option<(Lock, Digest)>,
-    /// The newest proposal that more than 2/3 prevoted, and in which view.
-    pub valid: Option<(View, Box<Proposal>)>,
-    pub voted: BTreeMap<(VoteKind, View), Option<Digest>>,
     pub bodies: BTreeMap<Digest, bool>,
 
     pub lacking_since: Option<Millis>,
@@ -279,8 +269,8 @@ impl Swarm {
 
     /// Views of which messages must stay.
     pub(crate) fn views(&self) -> Views {
-        let lock = self.round.lock.map(|(lock, _)| lock.view);
-        Views { now: self.round.view, kept: lock.into_iter().chain(self.round.valid.as_ref().map(|v| v.0)).collect() }
+        let Standing { view, lock, valid, .. } = &self.round.standing;
+        Views { now: *view, kept: lock.iter().chain(valid).map(|(view, _)| *view).collect() }
     }
 
     pub(crate) fn forward(&mut self, envelope: &Envelope, except: Option<PeerId>) {
