@@ -49,6 +49,7 @@ struct Shown {
     recoveries: u64,
     violations: Vec<String>,
     stalled: Option<String>,
+    held_up: Option<String>,
     options: String,
 }
 
@@ -76,6 +77,10 @@ pub fn sim(arguments: &Sim) -> Result<bool> {
         let rounds: u64 = all.values().map(|seed| seed.rounds).sum();
         let recoveries: u64 = all.values().map(|seed| seed.recoveries).sum();
         println!("{} worlds, {failures} failed; {rounds} rounds, {recoveries} recoveries adopted", all.len());
+        let held_up = all.values().filter(|seed| seed.held_up.is_some()).count();
+        println!(
+            "{held_up} could not go on and should not: no relay and nobody to reach, or liars with a third of the vote"
+        );
         println!("{:.0} times as fast as real time", simulated_seconds as f64 / seconds);
     }
     let same = !arguments.check || check(&seeds, &all)?;

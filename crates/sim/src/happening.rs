@@ -9,7 +9,7 @@ use shoal_wire::{
     record::{Message, Said},
 };
 
-use crate::{World, world::read};
+use crate::{World, liars, world::read};
 
 /// How long everything but training takes an engine.
 const JOB_MS: u64 = 5;
@@ -180,7 +180,15 @@ impl World {
         if !self.are_linked(from, to) {
             return;
         }
-        self.carry(from, to, frame);
+        let speaker = self.peers.get(&from).and_then(|peer| Some((peer.lie?, &peer.identity)));
+        match speaker {
+            None => self.carry(from, to, frame),
+            Some((lie, identity)) => {
+                if let Some(said) = liars::speak(lie, identity, self.manifest.run(), to, frame) {
+                    self.carry(from, to, &said);
+                }
+            }
+        }
         if self.peers.get(&from).is_some_and(|peer| peer.newer) && self.random.chance(NEWER_PER_MILLE) {
             let unknown = self.unknown(from);
             self.carry(from, to, &unknown);

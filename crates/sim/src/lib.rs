@@ -10,6 +10,8 @@ mod engine;
 mod events;
 pub mod explore;
 mod happening;
+mod learner;
+mod liars;
 mod network;
 mod options;
 mod peer;
@@ -21,6 +23,7 @@ mod world;
 
 pub use check::{Checker, Violation};
 pub use engine::{Engine, Model};
+pub use liars::Lie;
 pub use network::{Burst, Network, Path, Preset};
 pub use options::{Options, RelayFate};
 pub use peer::Clock;

@@ -39,6 +39,7 @@ fn line(seed: u64) -> serde_json::Value {
             "recoveries": report.recoveries,
             "violations": violations(&report),
             "stalled": report.stalled,
+            "held_up": report.held_up,
             "options": options.to_string(),
         }),
         Err(_) => json!({
@@ -49,6 +50,7 @@ fn line(seed: u64) -> serde_json::Value {
             "recoveries": 0,
             "violations": ["a panic"],
             "stalled": null,
+            "held_up": null,
             "options": options.to_string(),
         }),
     }
@@ -68,6 +70,12 @@ fn replay(seed: u64) -> ExitCode {
     }
     if let Some(why) = &report.stalled {
         println!("stalled: {why}");
+    }
+    if let Some(why) = report.held_up {
+        println!("held up, as it should be: {why}");
+    }
+    if let Some(loss) = report.loss {
+        println!("held-out loss {loss:.4}");
     }
     println!("event hash {}", report.event_hash);
     if report.violations.is_empty() && report.stalled.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::{Network, Path, Preset, Random, network::Burst};
+use crate::{Lie, Network, Path, Preset, Random, network::Burst};
 
 /// What becomes of the relay, which introduces peers to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +51,12 @@ pub struct Options {
     /// Volunteers that speak a later version, too.
     pub newer: usize,
     pub relay: RelayFate,
+    /// Whether the model learns for real.
+    pub learns: bool,
+    /// What those of the first volunteers that lie do.
+    pub lies: Vec<Lie>,
+    /// Free riders that come at once.
+    pub sybils: usize,
     /// The longest that a round trains.
     pub train_ms_max: u32,
     /// How long things go wrong.
@@ -66,10 +72,16 @@ impl Options {
         let peers = if random.chance(900) { random.between(3, 8) } else { random.between(9, 16) } as usize;
         let anchors = if random.chance(700) { 1 } else { random.between(2, 3) as usize };
         let train_ms_max = [10_000, 20_000, 30_000][random.between(0, 2) as usize];
+        let volunteers = peers.saturating_sub(anchors).max(1);
+        let lies = lies(random, volunteers);
+        let sybils = sometimes(random, 150, (2, 5)) as usize;
         Self {
             seed,
             anchors,
-            volunteers: peers.saturating_sub(anchors).max(1),
+            volunteers,
+            learns: !lies.is_empty() || sybils > 0 || random.chance(500),
+            lies,
+            sybils,
             latecomers: sometimes(random, 300, (1, 2)) as usize,
             links_wanted: if peers > 8 || random.chance(200) { random.between(3, 8) as usize } else { usize::MAX },
             preset: Preset::ALL[random.place(Preset::ALL.len())],
@@ -117,6 +129,18 @@ impl Options {
     }
 }
 
+/// What at most a third of the volunteers do, and one at most with its votes, where there are enough others.
+fn lies(random: &mut Random, volunteers: usize) -> Vec<Lie> {
+    let count = sometimes(random, 400, (1, (volunteers as u64 / 3).max(1)));
+    let mut lies: Vec<Lie> = Vec::new();
+    for _ in 0..count {
+        let lie = Lie::ALL[random.place(Lie::ALL.len())];
+        let alone = volunteers >= 4 && !lies.iter().any(|other| other.is_in_votes());
+        lies.push(if lie.is_in_votes() && !alone { Lie::SignFlip } else { lie });
+    }
+    lies
+}
+
 /// A number of this range in `per_mille` of a thousand cases, otherwise 0.
 fn sometimes(random: &mut Random, per_mille: u64, (low, high): (u64, u64)) -> u64 {
     let number = random.between(low, high);
@@ -155,6 +179,7 @@ impl fmt::Display for Options {
             percent(self.jobs_per_mille),
             self.train_ms_max
         )?;
+        writeln!(f, "  liars     {:?}, a crowd of {} (the model learns: {})", self.lies, self.sybils, self.learns)?;
         write!(f, "  time      {} ms until it heals", self.unsafe_ms)
     }
 }
@@ -187,6 +212,7 @@ mod tests {
         for fate in [RelayFate::Stays, RelayFate::Restarts, RelayFate::GoneForGood] {
             assert!(all.iter().any(|options| options.relay == fate));
         }
+        assert!(Lie::ALL.iter().all(|lie| all.iter().any(|options| options.lies.contains(lie))));
         assert!(all.iter().all(|options| options.anchors + options.volunteers + options.latecomers <= 18));
     }
 }

@@ -3,7 +3,7 @@
 use shoal_swarm::Swarm;
 use shoal_wire::{Millis, sign::Identity};
 
-use crate::{disk::Disk, engine::Engine};
+use crate::{Lie, disk::Disk, engine::Engine};
 
 pub(crate) struct Peer {
     pub identity: Identity,
@@ -21,6 +21,7 @@ pub(crate) struct Peer {
     pub frozen_until: Millis,
     /// It speaks a later version too: now and then it says what nobody here understands.
     pub newer: bool,
+    pub lie: Option<Lie>,
 }
 
 /// A clock that is off, and that runs fast or slow.

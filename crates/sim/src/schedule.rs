@@ -23,6 +23,8 @@ pub(crate) enum Action {
     Mend,
     Relay(bool),
     FillDisk(usize),
+    /// So many free riders come at once.
+    Crowd(usize),
 }
 
 /// What to do, and at what time, in order.
@@ -51,6 +53,9 @@ pub(crate) fn draw(options: &Options) -> Vec<(u64, Action)> {
 fn comings(options: &Options, random: &mut Random, actions: &mut Vec<(u64, Action)>) {
     for _ in 0..options.volunteers {
         actions.push((random.between(0, 5_000), Action::Join));
+    }
+    if options.sybils > 0 {
+        actions.push((random.between(10_000, options.unsafe_ms), Action::Crowd(options.sybils)));
     }
     for _ in 0..options.latecomers {
         actions.push((random.between(10_000, options.unsafe_ms), Action::Join));

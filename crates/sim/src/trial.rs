@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use shoal_swarm::Command;
+use shoal_swarm::{Command, Swarm};
 use shoal_wire::{Digest, PeerId, Round};
 
 use crate::{
-    Clock, Faults, Model, Network, Options, Path, Random, RelayFate, Violation, World,
+    Clock, Faults, Lie, Model, Network, Options, Path, Random, RelayFate, Violation, World,
     check::{check_books, check_memory, check_replay},
     schedule::{self, Action},
 };
@@ -28,6 +28,10 @@ pub struct Report {
     pub violations: Vec<Violation>,
     /// Why the honest peers did not agree in time, if they did not.
     pub stalled: Option<String>,
+    /// Why the honest peers could not agree, where that is as it should be.
+    pub held_up: Option<&'static str>,
+    /// Held-out loss of the last model, in nats, where it learns.
+    pub loss: Option<f64>,
 }
 
 /// Runs the world that the options describe.
@@ -55,7 +59,8 @@ struct Trial<'a> {
 impl<'a> Trial<'a> {
     fn new(options: &'a Options, verbose: bool) -> Self {
         let train_ms_max = options.train_ms_max;
-        let mut world = World::with_model(Model::Toy, options.seed, HEALED, options.anchors, |manifest| {
+        let model = if options.learns { Model::Learner } else { Model::Toy };
+        let mut world = World::with_model(model, options.seed, HEALED, options.anchors, |manifest| {
             manifest.timing.train_ms_max = train_ms_max;
         });
         world.network = options.network();
@@ -90,6 +95,10 @@ impl<'a> Trial<'a> {
         let peer = |index: &usize| self.peers.get(*index).copied();
         match action {
             Action::Join => self.join(),
+            Action::Crowd(count) => (0..*count).for_each(|_| {
+                let peer = self.world.join_liar(Lie::FreeRide);
+                self.peers.push(peer);
+            }),
             Action::Crash(who) => {
                 if let Some(peer) = peer(who) {
                     self.world.crash(peer);
@@ -130,7 +139,10 @@ impl<'a> Trial<'a> {
         let Options { skew_ms, drift_ppm, .. } = *self.options;
         let ahead_ms = self.random.between(0, skew_ms);
         let drift_ppm = self.random.between(0, 2 * drift_ppm) as i64 - drift_ppm as i64;
-        let peer = self.world.join_with(Clock { ahead_ms, drift_ppm });
+        let place = self.peers.len() - self.options.anchors;
+        let honest = self.options.volunteers.saturating_sub(self.options.lies.len());
+        let lie = place.checked_sub(honest).and_then(|index| self.options.lies.get(index)).copied();
+        let peer = self.world.join_with(Clock { ahead_ms, drift_ppm }, lie);
         let longest = u64::from(self.options.train_ms_max);
         let train_ms = self.random.between(longest / 10, longest);
         self.world.set_train_ms(peer, train_ms);
@@ -220,6 +232,21 @@ impl<'a> Trial<'a> {
         round.into_iter().map(u64::from).sum::<u64>() * (ROUNDS_TO_AGREE as u64 + 2)
     }
 
+    /// What keeps these peers from certifying, and should.
+    fn held_up(&self, honest: &[PeerId]) -> Option<&'static str> {
+        let chain = self.world.swarm(*honest.first()?).map(Swarm::chain)?;
+        let anchors = &self.world.manifest().anchors;
+        let reached = honest.iter().filter(|peer| anchors.contains(peer)).count();
+        if reached == honest.len() || reached * 2 <= anchors.len() {
+            return Some("without a relay, no volunteer or no majority of the anchors is left to reach");
+        }
+        let lies = |peer: &PeerId| self.world.peers.get(peer).and_then(|peer| peer.lie).is_some_and(Lie::is_in_votes);
+        let weights = chain.weights();
+        let theirs: u64 = weights.iter().filter(|(peer, _)| lies(peer)).map(|(_, weight)| weight).sum();
+        let third = theirs > 0 && theirs * 3 >= weights.values().sum();
+        third.then_some("peers that lie with their votes hold a third of them")
+    }
+
     fn standing(&self, honest: &[PeerId]) -> String {
         let place = |peer: &PeerId| {
             let head = self.world.swarm(*peer).map(|swarm| swarm.chain().head());
@@ -242,14 +269,17 @@ impl<'a> Trial<'a> {
         }
         let books = check_books(&self.world, &honest);
         self.world.checker.violations.extend(books);
+        let held_up = if stalled.is_some() { self.held_up(&honest) } else { None };
         Report {
+            held_up,
+            loss: self.world.loss(),
             seed: self.options.seed,
             event_hash: self.world.event_hash(),
             simulated_ms: self.world.now.0,
             rounds: self.world.round(),
             recoveries: self.world.checker.recoveries,
             violations: self.world.checker.violations,
-            stalled,
+            stalled: stalled.filter(|_| held_up.is_none()),
         }
     }
 }

@@ -14,7 +14,7 @@ use shoal_wire::{
 };
 
 use crate::{
-    Checker, Random,
+    Checker, Lie, Random,
     disk::{self, Disk},
     engine::Model,
     events::EventLog,
@@ -239,11 +239,16 @@ impl World {
         peer
     }
 
+    /// A new volunteer comes that lies.
+    pub fn join_liar(&mut self, lie: Lie) -> PeerId {
+        self.join_with(Clock::default(), Some(lie))
+    }
+
     /// A new volunteer with a clock of its own comes, and may link with some only.
-    pub(crate) fn join_with(&mut self, clock: Clock) -> PeerId {
+    pub(crate) fn join_with(&mut self, clock: Clock, lie: Option<Lie>) -> PeerId {
         let identity = Identity::from_secret(self.random.bytes32());
         let id = identity.peer();
-        self.insert(identity, false);
+        self.insert(identity, false, lie);
         self.set_clock(id, clock);
         self.start(id);
         id
@@ -251,12 +256,13 @@ impl World {
 
     fn add(&mut self, identity: Identity, anchor: bool) {
         let id = identity.peer();
-        self.insert(identity, anchor);
+        self.insert(identity, anchor, None);
         self.start(id);
     }
 
-    fn insert(&mut self, identity: Identity, anchor: bool) {
+    fn insert(&mut self, identity: Identity, anchor: bool, lie: Option<Lie>) {
         let id = identity.peer();
+        self.checker.liars.extend(lie.map(|_| id));
         let train_ms = self.random.between(500, 3_000);
         let mut disk = Disk::default();
         disk.blobs.insert(self.manifest.genesis, self.model.genesis());
@@ -264,7 +270,7 @@ impl World {
             identity,
             anchor,
             disk,
-            engine: self.model.engine(id),
+            engine: self.model.engine(id, lie),
             swarm: None,
             life: 0,
             wake: Millis::NEVER,
@@ -272,6 +278,7 @@ impl World {
             clock: Clock::default(),
             frozen_until: Millis(0),
             newer: false,
+            lie,
         };
         self.peers.insert(id, peer);
     }
@@ -279,7 +286,7 @@ impl World {
     /// Starts a peer, or starts it again from its disk after a crash.
     pub fn start(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let restored = peer.disk.restore(&self.manifest, &mut *self.model.engine(id));
+        let restored = peer.disk.restore(&self.manifest, &mut *self.model.engine(id, None));
         let config = Config {
             manifest: self.manifest.clone(),
             identity: peer.identity.clone(),
@@ -455,13 +462,21 @@ impl World {
         })
     }
 
+    /// Mean loss, in nats, of the newest model that an honest peer holds, on data that nobody trains on. `None` when the
+    /// model does not learn.
+    pub fn loss(&self) -> Option<f64> {
+        let honest = self.live().into_iter().filter(|peer| !self.checker.liars.contains(peer));
+        let models = honest.filter_map(|peer| self.swarm(peer)?.model());
+        models.max_by_key(|(round, _)| *round).and_then(|(_, model)| self.model.loss(&model))
+    }
+
     /// Replays a peer's chain from the genesis model over the updates that were trained; the digest of what it arrives
     /// at, or `None` when a step cannot be done or gives another model than was certified.
     pub fn replayed(&self, id: PeerId) -> Option<Digest> {
         let mut chain = Chain::new(self.manifest.clone());
         let swarm = self.swarm(id)?;
         let steps: Option<Vec<_>> = swarm.certificates().values().map(|found| chain.apply(found).ok()).collect();
-        let mut engine = self.model.engine(id);
+        let mut engine = self.model.engine(id, None);
         let find = |update| self.updates.get(&update).cloned();
         disk::replay(self.model.genesis(), &steps?, find, &mut *engine).map(|model| Digest::of(&model))
     }
