@@ -176,6 +176,13 @@ impl World {
     }
 
     fn send(&mut self, from: PeerId, to: PeerId, frame: &[u8]) {
+        if let Some((_, gone)) = self.vanishing.take_if(|(sends, _)| *sends <= self.sends) {
+            self.vanish(&gone);
+            if gone.contains(&from) {
+                return;
+            }
+        }
+        self.sends += 1;
         self.note(from, frame);
         if !self.are_linked(from, to) {
             return;

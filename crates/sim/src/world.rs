@@ -64,6 +64,10 @@ pub struct World {
     /// Every update that somebody trained.
     pub(crate) updates: BTreeMap<Digest, Bytes>,
     pub(crate) log: EventLog,
+    /// Frames that peers sent so far.
+    pub sends: u64,
+    /// After so many frames, these peers vanish.
+    pub(crate) vanishing: Option<(u64, Vec<PeerId>)>,
     /// News that peers told, newest last.
     pub told: Vec<(PeerId, Event)>,
     /// Print what happens.
@@ -119,6 +123,8 @@ impl World {
             read: BTreeSet::new(),
             updates: BTreeMap::new(),
             log: EventLog::default(),
+            sends: 0,
+            vanishing: None,
             told: Vec::new(),
             verbose: false,
         };
@@ -346,6 +352,27 @@ impl World {
         }
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.swarm = None;
+        }
+    }
+
+    /// Once so many frames were sent in all, these peers vanish at once, in the middle of whatever they are doing.
+    pub fn vanish_after(&mut self, sends: u64, peers: Vec<PeerId>) {
+        self.vanishing = Some((sends, peers));
+    }
+
+    /// The others hear of it a moment later.
+    pub(crate) fn vanish(&mut self, gone: &[PeerId]) {
+        for id in gone {
+            if let Some(peer) = self.peers.get_mut(id) {
+                peer.swarm = None;
+            }
+        }
+        let lost: Vec<(PeerId, PeerId)> =
+            self.links.iter().filter(|(a, b)| gone.contains(a) || gone.contains(b)).copied().collect();
+        for (a, b) in lost {
+            self.links.remove(&(a, b));
+            self.later(a, 1, Happening::Link { with: b, up: false });
+            self.later(b, 1, Happening::Link { with: a, up: false });
         }
     }
 
