@@ -8,10 +8,10 @@ use std::sync::LazyLock;
 
 use shoal_learn::{
     Layout, TensorInfo,
-    outer::{self, Residual},
+    outer::{self, FRACTION_BITS, Residual},
 };
-use shoal_swarm::{Bytes, Job, Outcome};
-use shoal_wire::{Digest, Manifest, PeerId, Round, manifest::Outer};
+use shoal_swarm::{Bytes, Job, Outcome, Subject};
+use shoal_wire::{Digest, Manifest, PeerId, Round, judging::Score, manifest::Outer};
 
 use crate::{Random, engine::Engine, toy::toy_manifest};
 
@@ -83,8 +83,8 @@ impl Task {
 
     pub fn manifest(&self, anchors: Vec<PeerId>) -> Manifest {
         let mut manifest = toy_manifest(anchors);
-        manifest.name = "learner".to_owned();
-        manifest.description = "one hidden layer".to_owned();
+        "learner".clone_into(&mut manifest.name);
+        "one hidden layer".clone_into(&mut manifest.description);
         manifest.genesis = Digest::of(&self.genesis());
         manifest.recipe.batch = BATCH;
         manifest.recipe.context = 1;
@@ -101,12 +101,7 @@ impl Task {
 
     /// Mean loss of a model, in nats, on examples that nobody trains on.
     pub fn held_out_loss(&self, theta: &[f32]) -> f64 {
-        self.mean_loss(theta, &self.held_out)
-    }
-
-    fn mean_loss(&self, theta: &[f32], examples: &[Example]) -> f64 {
-        let losses = examples.iter().map(|example| f64::from(Pass::of(theta, &example.input).loss(example.class)));
-        losses.sum::<f64>() / examples.len().max(1) as f64
+        mean_loss(theta, &self.held_out)
     }
 
     /// Trains from `theta` on a stream of examples; returns θ before minus θ after, and the first and last step's loss.
@@ -140,6 +135,11 @@ impl Task {
     pub const fn tokens(steps: u32) -> u64 {
         steps as u64 * BATCH as u64
     }
+}
+
+fn mean_loss(theta: &[f32], examples: &[Example]) -> f64 {
+    let losses = examples.iter().map(|example| f64::from(Pass::of(theta, &example.input).loss(example.class)));
+    losses.sum::<f64>() / examples.len().max(1) as f64
 }
 
 /// The examples that a peer is assigned in a round.
@@ -287,8 +287,92 @@ impl Engine for Learner {
                 Outcome::Checked { well_formed: checked.is_ok() }
             }
             Job::Aggregate { model, updates, history } => self.aggregate(model, updates, history),
+            Job::Judge { round, model, randomness, subjects, own, round_updates } => {
+                match outer::params_from_bytes(&TASK.layout, model) {
+                    Ok(theta) => {
+                        let audit = Audit::new(theta, (*randomness, *round), own.as_ref());
+                        let score = |subject| audit.score(subject, round_updates);
+                        Outcome::Judged { scores: subjects.iter().map(score).collect() }
+                    }
+                    Err(error) => Outcome::Failed { reason: error.to_string() },
+                }
+            }
         }
     }
+}
+
+/// Examples on which an auditor measures a loss: as many as a peer trains on in a round.
+const AUDITED: u32 = BATCH * LOCAL_STEPS;
+/// Updates of one round that are this much alike are one and its copy: encoding one again costs half of the rest, and
+/// two peers' batches make honest ones differ by far more.
+const COPY_COSINE: f64 = 0.995;
+
+/// What an auditor measures updates against.
+struct Audit {
+    theta: Vec<f32>,
+    draw: (Digest, Round),
+    /// Examples that nobody was assigned, and the model's loss on them.
+    other: (Vec<Example>, f64),
+    /// The auditor's own update and by how much it makes that loss fall.
+    own: Option<(Vec<f32>, f64)>,
+}
+
+impl Audit {
+    fn new(theta: Vec<f32>, draw: (Digest, Round), own: Option<&Bytes>) -> Self {
+        let nobody = Digest::in_domain("shoal 2026 simulation unassigned", &draw.0.0);
+        let other = examples(assigned(nobody, draw.1, PeerId::default()));
+        let loss = mean_loss(&theta, &other);
+        let own = own.and_then(|bytes| change(bytes)).map(|change| {
+            let fall = loss - mean_loss(&applied(&theta, &change), &other);
+            (change, fall)
+        });
+        Self { theta, draw, other: (other, loss), own }
+    }
+
+    fn score(&self, subject: &Subject, round_updates: &[(PeerId, Bytes)]) -> Score {
+        let Some(change) = change(&subject.update) else {
+            return Score { assigned: i32::MIN, other: i32::MIN, own: None, alignment_1024: None, copies: None };
+        };
+        let after = applied(&self.theta, &change);
+        let assigned = examples(assigned(self.draw.0, self.draw.1, subject.author));
+        let fall = mean_loss(&self.theta, &assigned) - mean_loss(&after, &assigned);
+        let earlier = round_updates.iter().take_while(|(author, _)| *author != subject.author);
+        let copied = earlier
+            .filter(|(_, update)| self::change(update).is_some_and(|other| cosine(&change, &other) >= COPY_COSINE));
+        Score {
+            assigned: millionths(fall),
+            other: millionths(self.other.1 - mean_loss(&after, &self.other.0)),
+            own: self.own.as_ref().map(|(_, fall)| millionths(*fall)),
+            alignment_1024: self.own.as_ref().map(|(own, _)| (cosine(&change, own) * 1024.0) as i16),
+            copies: copied.map(|(author, _)| *author).next(),
+        }
+    }
+}
+
+fn examples(mut data: Random) -> Vec<Example> {
+    (0..AUDITED).map(|_| TASK.example(&mut data)).collect()
+}
+
+/// What an update does to the parameters when it alone is applied, not clipped.
+fn change(update: &[u8]) -> Option<Vec<f32>> {
+    let values = outer::decode(&TASK.layout, TASK.outer.codec, update).ok()?;
+    let unit = (1_u64 << FRACTION_BITS) as f32;
+    let alpha = f32::from(TASK.outer.alpha_1024) / 1024.0;
+    Some(values.into_iter().map(|value| value as f32 / unit * alpha).collect())
+}
+
+fn applied(theta: &[f32], change: &[f32]) -> Vec<f32> {
+    theta.iter().zip(change).map(|(value, change)| value - change).collect()
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    let norms = (product(a, a) * product(b, b)).sqrt();
+    if norms > 0.0 { product(a, b) / norms } else { 0.0 }
+}
+
+fn millionths(nats: f64) -> i32 {
+    (nats * 1e6) as i32
 }
 
 #[cfg(test)]
@@ -324,5 +408,37 @@ mod tests {
         }
         let after = TASK.held_out_loss(&theta);
         assert!(after < before * 0.75, "{before} to {after}");
+    }
+
+    #[test]
+    fn an_audit_ranks_honest_work_above_its_opposite_and_finds_a_copy() {
+        let (draw, peers) = (Digest::of(b"draw"), [1, 2, 3].map(|byte| PeerId([byte; 32])));
+        let trained = |peer: PeerId, sign: f32| -> Bytes {
+            let (delta, losses) = TASK.train(&TASK.genesis, assigned(draw, 1, peer), LOCAL_STEPS, |class| class);
+            let delta: Vec<f32> = delta.into_iter().map(|value| value * sign).collect();
+            match Learner::new(peer, false).pack(&delta, LOCAL_STEPS, losses) {
+                Outcome::Trained { update, .. } => update,
+                other => panic!("{other:?}"),
+            }
+        };
+        let round_updates: Vec<(PeerId, Bytes)> = vec![
+            (peers[0], trained(peers[0], 1.0)),
+            (peers[1], trained(peers[1], -1.0)),
+            (peers[2], trained(peers[0], 1.0)),
+        ];
+        let subjects = round_updates.iter().map(|(author, update)| Subject { author: *author, update: update.clone() });
+        let own = trained(PeerId([9; 32]), 1.0);
+        let job = Job::Judge {
+            round: 1,
+            model: TASK.genesis(),
+            randomness: draw,
+            subjects: subjects.collect(),
+            own: Some(own),
+            round_updates: round_updates.clone(),
+        };
+        let Outcome::Judged { scores } = Learner::new(PeerId([9; 32]), false).run(&job, 1024) else { panic!() };
+        assert!(scores[0].assigned > 0 && scores[0].other > 0 && scores[0].alignment_1024 > Some(0), "{scores:?}");
+        assert!(scores[1].assigned < 0 && scores[1].other < 0 && scores[1].alignment_1024 < Some(0), "{scores:?}");
+        assert_eq!([scores[0].copies, scores[1].copies, scores[2].copies], [None, None, Some(peers[0])]);
     }
 }

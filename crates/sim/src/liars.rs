@@ -8,6 +8,7 @@ use shoal_swarm::{Bytes, Job, Outcome};
 use shoal_wire::{
     Digest, PeerId, RunId,
     frame::Frame,
+    judging::Score,
     record::{Message, Said, Vote, VoteKind},
     sign::Identity,
 };
@@ -129,11 +130,7 @@ impl Liar {
                     imagined.map(|peer| TASK.train(&theta, data(peer), steps, |class| class).0).collect();
                 shift(&mut delta, &deltas);
             }
-            Lie::Stale => {
-                if self.learnt.len() == STALE_ROUNDS {
-                    delta.clone_from(&self.learnt[0]);
-                }
-            }
+            Lie::Stale if self.learnt.len() == STALE_ROUNDS => delta.clone_from(&self.learnt[0]),
             Lie::Copy => {
                 let codec = TASK.outer.codec;
                 let copied = self.seen.pop_front().and_then(|bytes| outer::decode(&TASK.layout, codec, &bytes).ok());
@@ -172,9 +169,17 @@ impl Engine for Liar {
                 }
                 self.honest.run(job, share_1024)
             }
+            Job::Judge { .. } if self.lie == Lie::FalseVerdicts => match self.honest.run(job, share_1024) {
+                Outcome::Judged { scores } => Outcome::Judged { scores: scores.into_iter().map(inverted).collect() },
+                other => other,
+            },
             _ => self.honest.run(job, share_1024),
         }
     }
+}
+
+fn inverted(score: Score) -> Score {
+    Score { assigned: score.assigned.saturating_neg(), other: score.other.saturating_neg(), copies: None, ..score }
 }
 
 /// Noise with so much of the largest value.

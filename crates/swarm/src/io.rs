@@ -160,12 +160,27 @@ pub struct Subject {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    Trained { update: Bytes, steps: u32, tokens: u64, loss_first: f32, loss_last: f32 },
-    Checked { well_formed: bool },
-    Aggregated { model: Bytes, norms: Vec<u64> },
+    Trained {
+        update: Bytes,
+        steps: u32,
+        tokens: u64,
+        loss_first: f32,
+        loss_last: f32,
+    },
+    Checked {
+        well_formed: bool,
+    },
+    Aggregated {
+        model: Bytes,
+        norms: Vec<u64>,
+    },
     /// In the order of the subjects.
-    Judged { scores: Vec<Score> },
-    Failed { reason: String },
+    Judged {
+        scores: Vec<Score>,
+    },
+    Failed {
+        reason: String,
+    },
 }
 
 /// What must survive a crash.
