@@ -6,6 +6,7 @@
 mod agree;
 mod behind;
 mod closing;
+mod flow;
 mod io;
 pub mod mesh;
 mod pool;

@@ -1,7 +1,8 @@
 //! Blobs by digest: fetched in ranges from every link that has them, served to every link that asks.
 //!
-//! A receiver asks for ranges, so it sets the pace: at most [`RANGES_IN_FLIGHT_MAX`] are unanswered on a link. What
-//! arrived stays when a link goes; the rest is asked of others. The whole is hashed before anyone sees it.
+//! A receiver asks for ranges, so it sets the pace: on each link as many are unanswered as its [`Flow`] allows, at most
+//! [`RANGES_IN_FLIGHT_MAX`]. What arrived stays when a link goes; the rest is asked of others, and so are the last ranges
+//! where another holder would have answered long ago. The whole is hashed before anyone sees it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -11,7 +12,7 @@ use shoal_wire::{
     limits::{BLOB_BYTES_MAX, BLOB_RANGE_BYTES_MAX, CACHE_BYTES_MAX, LOADS_MAX, RANGES_IN_FLIGHT_MAX, ROSTER_MAX},
 };
 
-use crate::Bytes;
+use crate::{Bytes, flow::Flow};
 
 /// A link that delivered no range for this long lost the ones it was asked for.
 const RANGE_TIMEOUT_MS: u64 = 4_000;
@@ -51,7 +52,8 @@ pub(crate) struct Transfers {
     wants: BTreeMap<Digest, Want>,
     /// Who waits for a blob that is being read from the store, with what they asked for.
     loads: BTreeMap<Digest, Vec<(PeerId, u64, u32)>>,
-    last_range: BTreeMap<PeerId, Millis>,
+    /// What each link lately delivered.
+    flows: BTreeMap<PeerId, Flow>,
     clock: u64,
     pub bytes_received: u64,
     pub bytes_sent: u64,
@@ -131,7 +133,7 @@ impl Transfers {
     }
 
     pub fn link_down(&mut self, peer: PeerId) {
-        self.last_range.remove(&peer);
+        self.flows.remove(&peer);
         for want in self.wants.values_mut() {
             want.forget(peer);
         }
@@ -149,7 +151,9 @@ impl Transfers {
     ) -> Vec<(PeerId, Frame)> {
         let mut load: BTreeMap<PeerId, usize> = links.iter().map(|peer| (*peer, 0)).collect();
         for want in self.wants.values_mut() {
-            want.expire(now, &self.last_range);
+            for peer in want.expire(now, &self.flows) {
+                self.flows.entry(peer).or_default().stalled();
+            }
             for (peer, _) in want.in_flight.values() {
                 *load.entry(*peer).or_default() += 1;
             }
@@ -158,22 +162,56 @@ impl Transfers {
         for (blob, want) in &mut self.wants {
             while let Some(index) = want.missing.first().copied() {
                 let candidates = load.iter().filter(|(peer, count)| {
-                    **count < RANGES_IN_FLIGHT_MAX
+                    **count < window(&self.flows, **peer)
                         && links.contains(peer)
                         && !want.denied.contains_key(peer)
                         && want.only.is_none_or(|only| only == **peer)
                 });
-                let best =
-                    candidates.min_by_key(|(peer, count)| (!prefer(*blob, **peer), **count)).map(|(peer, _)| *peer);
-                let Some(peer) = best else { break };
+                // The link with the largest part of its window free.
+                let filled = |(peer, count): &(&PeerId, &usize)| {
+                    (!prefer(*blob, **peer), **count * RANGES_IN_FLIGHT_MAX / window(&self.flows, **peer))
+                };
+                let Some(peer) = candidates.min_by_key(filled).map(|(peer, _)| *peer) else { break };
                 if want.suspicious && want.only.is_none() {
                     want.only = Some(peer);
                 }
                 want.missing.remove(&index);
-                want.in_flight.insert(index, (peer, now));
+                asked.push((peer, want.ask(now, *blob, index, peer)));
                 *load.entry(peer).or_default() += 1;
-                let (offset, bytes) = want.range(index);
-                asked.push((peer, Frame::GetRange { blob: *blob, offset, bytes }));
+            }
+        }
+        asked.extend(self.overtake(now, links, &mut load, prefer));
+        asked
+    }
+
+    /// Once every range is asked for, those that a link owes for long are asked of a holder that is much quicker: one slow
+    /// link must not hold up what others have.
+    fn overtake(
+        &mut self,
+        now: Millis,
+        links: &[PeerId],
+        load: &mut BTreeMap<PeerId, usize>,
+        prefer: impl Fn(Digest, PeerId) -> bool,
+    ) -> Vec<(PeerId, Frame)> {
+        let mut asked = Vec::new();
+        for (blob, want) in self.wants.iter_mut().filter(|(_, want)| want.missing.is_empty() && !want.suspicious) {
+            for (index, (slow, since)) in want.in_flight.clone() {
+                let quicker = |peer: &&PeerId| {
+                    let holds = want.sources.contains(*peer) || prefer(*blob, **peer);
+                    let free = load.get(*peer).is_some_and(|count| *count < window(&self.flows, **peer));
+                    let flow = self.flows.get(*peer);
+                    **peer != slow
+                        && holds
+                        && free
+                        && !want.denied.contains_key(*peer)
+                        && flow.is_some_and(|flow| flow.overtakes(now, since))
+                };
+                let Some(peer) = links.iter().filter(quicker).min_by_key(|peer| load.get(*peer)).copied() else {
+                    continue;
+                };
+                self.flows.entry(slow).or_default().overtaken(now, since);
+                asked.push((peer, want.ask(now, *blob, index, peer)));
+                *load.entry(peer).or_default() += 1;
             }
         }
         asked
@@ -181,12 +219,13 @@ impl Transfers {
 
     pub fn arrived(&mut self, now: Millis, from: PeerId, blob: Digest, offset: u64, bytes: &[u8]) -> Arrival {
         self.bytes_received += bytes.len() as u64;
-        self.last_range.insert(from, now);
+        let flow = self.flows.entry(from).or_default();
+        flow.heard(now);
         let Some(want) = self.wants.get_mut(&blob) else { return Arrival::Nothing };
         let Ok(index) = u32::try_from(offset / BLOB_RANGE_BYTES_MAX as u64) else { return Arrival::Nothing };
-        if want.in_flight.get(&index).is_none_or(|(peer, _)| *peer != from) {
+        let Some((_, asked)) = want.in_flight.get(&index).copied().filter(|(peer, _)| *peer == from) else {
             return Arrival::Nothing;
-        }
+        };
         let (start, size) = want.range(index);
         if start != offset {
             return Arrival::Nothing;
@@ -199,6 +238,7 @@ impl Transfers {
             }
             return Arrival::Nothing;
         }
+        flow.answered(now, asked);
         want.in_flight.remove(&index);
         want.sources.insert(from);
         want.parts.insert(index, bytes.to_vec());
@@ -282,7 +322,19 @@ impl Transfers {
     }
 }
 
+/// Most ranges that may be unanswered on a link.
+fn window(flows: &BTreeMap<PeerId, Flow>, peer: PeerId) -> usize {
+    flows.get(&peer).map_or_else(|| Flow::default().window(), Flow::window)
+}
+
 impl Want {
+    /// Puts a range in flight, and says what asks for it.
+    fn ask(&mut self, now: Millis, blob: Digest, index: u32, peer: PeerId) -> Frame {
+        self.in_flight.insert(index, (peer, now));
+        let (offset, bytes) = self.range(index);
+        Frame::GetRange { blob, offset, bytes }
+    }
+
     fn range(&self, index: u32) -> (u64, u32) {
         let start = (index as usize * BLOB_RANGE_BYTES_MAX).min(self.size);
         let end = (start + BLOB_RANGE_BYTES_MAX).min(self.size);
@@ -331,23 +383,21 @@ impl Want {
         }
     }
 
-    fn expire(&mut self, now: Millis, last_range: &BTreeMap<PeerId, Millis>) {
+    /// Gives up what a link owes that delivered nothing for long; returns those links.
+    fn expire(&mut self, now: Millis, flows: &BTreeMap<PeerId, Flow>) -> BTreeSet<PeerId> {
         self.denied.retain(|_, since| now.since(*since) < DENIED_MS);
-        let late: Vec<u32> = self
-            .in_flight
-            .iter()
-            .filter(|(_, (peer, asked))| {
-                let alive = last_range.get(peer).copied().unwrap_or(*asked).max(*asked);
-                now.since(alive) > RANGE_TIMEOUT_MS
-            })
-            .map(|(index, _)| *index)
-            .collect();
-        for index in late {
-            if let Some((peer, _)) = self.in_flight.remove(&index) {
-                self.denied.insert(peer, now);
-            }
-            self.missing.insert(index);
+        let late = |(_, (peer, asked)): &(&u32, &(PeerId, Millis))| {
+            let alive = flows.get(peer).map_or(*asked, |flow| flow.alive(*asked));
+            now.since(alive) > RANGE_TIMEOUT_MS
+        };
+        let stalled: BTreeMap<u32, PeerId> =
+            self.in_flight.iter().filter(late).map(|(index, (peer, _))| (*index, *peer)).collect();
+        for (index, peer) in &stalled {
+            self.in_flight.remove(index);
+            self.missing.insert(*index);
+            self.denied.insert(*peer, now);
         }
+        stalled.into_values().collect()
     }
 }
 
@@ -422,5 +472,107 @@ mod tests {
             assert_eq!(transfers.arrived(Millis(0), A, blob, offset, &vec![7; bytes]), Arrival::Nothing);
         }
         assert!(transfers.is_fetching());
+    }
+
+    /// A peer that answers one range after the other, each in so many milliseconds.
+    struct Lane {
+        peer: PeerId,
+        range_ms: u64,
+        owed: VecDeque<u64>,
+        busy_until: Millis,
+    }
+
+    /// Fetches a blob over lanes in simulated time; returns how long it took, and how many ranges were asked for.
+    fn fetch(lanes: &mut [Lane], bytes: usize) -> (u64, usize) {
+        let whole: Vec<u8> = (0..bytes).map(|index| index as u8).collect();
+        let blob = Digest::of(&whole);
+        let links: Vec<PeerId> = lanes.iter().map(|lane| lane.peer).collect();
+        let mut transfers = Transfers::default();
+        transfers.want(blob, bytes as u64);
+        let mut requests = 0;
+        for now in (0..600_000).step_by(10).map(Millis) {
+            for (peer, offset, _) in asked(&mut transfers, now, &links) {
+                requests += 1;
+                for lane in lanes.iter_mut().filter(|lane| lane.peer == peer) {
+                    if lane.owed.is_empty() {
+                        lane.busy_until = now + lane.range_ms;
+                    }
+                    lane.owed.push_back(offset);
+                }
+            }
+            for lane in lanes.iter_mut() {
+                while lane.busy_until <= now
+                    && let Some(offset) = lane.owed.pop_front()
+                {
+                    lane.busy_until = lane.busy_until + lane.range_ms;
+                    let end = (offset as usize + BLOB_RANGE_BYTES_MAX).min(bytes);
+                    let part = &whole[offset as usize..end];
+                    if let Arrival::Complete(_) = transfers.arrived(now, lane.peer, blob, offset, part) {
+                        return (now.0, requests);
+                    }
+                }
+            }
+        }
+        panic!("the blob did not come");
+    }
+
+    fn lane(number: u8, range_ms: u64) -> Lane {
+        Lane { peer: PeerId([number; 32]), range_ms, owed: VecDeque::new(), busy_until: Millis(0) }
+    }
+
+    #[test]
+    fn a_link_at_a_hundredth_of_the_others_speed_holds_up_nothing_that_they_hold_too() {
+        let bytes = 200 * BLOB_RANGE_BYTES_MAX;
+        let (without, _) = fetch(&mut [lane(1, 20), lane(2, 20)], bytes);
+        let (with, requests) = fetch(&mut [lane(1, 20), lane(2, 20), lane(3, 2_000)], bytes);
+        assert!(with <= without + without / 5, "{with} ms with the slow link, {without} ms without");
+        assert!(requests <= 200 + 8, "{requests} requests for 200 ranges");
+    }
+
+    #[test]
+    fn a_slow_link_alone_delivers_all_the_same() {
+        let (took, requests) = fetch(&mut [lane(1, 2_000)], 20 * BLOB_RANGE_BYTES_MAX);
+        assert!((40_000..=40_300).contains(&took) && requests == 20, "{took} ms, {requests} requests");
+    }
+
+    #[test]
+    fn what_waits_on_a_slow_link_shrinks_to_what_it_delivers() {
+        let mut transfers = Transfers::default();
+        let whole = vec![7; 400 * BLOB_RANGE_BYTES_MAX];
+        let blob = Digest::of(&whole);
+        transfers.want(blob, whole.len() as u64);
+        let (mut now, mut owed) = (Millis(0), VecDeque::new());
+        for _ in 0..20 {
+            owed.extend(asked(&mut transfers, now, &[A]));
+            let Some((_, offset, bytes)) = owed.pop_front() else { panic!("nothing was asked for") };
+            now = now + 1_500;
+            transfers.arrived(now, A, blob, offset, &whole[..bytes as usize]);
+        }
+        asked(&mut transfers, now, &[A]);
+        let waiting: usize = transfers.wants.values().map(|want| want.in_flight.len()).sum();
+        assert!(waiting <= 2, "{waiting} ranges of 1.5 s each");
+    }
+
+    #[test]
+    fn a_stalled_range_is_asked_of_another_holder() {
+        let whole = vec![7; 3 * BLOB_RANGE_BYTES_MAX];
+        let blob = Digest::of(&whole);
+        let mut transfers = Transfers::default();
+        transfers.want(blob, whole.len() as u64);
+        let first = asked(&mut transfers, Millis(0), &[A, B]);
+        let of_a: Vec<_> = first.iter().filter(|(peer, ..)| *peer == A).collect();
+        let of_b: Vec<_> = first.iter().filter(|(peer, ..)| *peer == B).collect();
+        // All come but one of A's, whose link goes on living.
+        for (peer, offset, bytes) in of_b.iter().chain(&of_a[1..]) {
+            let part = &whole[..*bytes as usize];
+            assert_eq!(transfers.arrived(Millis(40), *peer, blob, *offset, part), Arrival::Part);
+        }
+        assert_eq!(asked(&mut transfers, Millis(200), &[A, B]), []);
+        let (_, stalled, bytes) = *of_a[0];
+        assert_eq!(asked(&mut transfers, Millis(230), &[A, B]), [(B, stalled, bytes)]);
+        // What the first still sends of it is not waited for.
+        let part = &whole[..bytes as usize];
+        assert_eq!(transfers.arrived(Millis(240), A, blob, stalled, part), Arrival::Nothing);
+        assert_eq!(transfers.arrived(Millis(270), B, blob, stalled, part), Arrival::Complete(whole.into()));
     }
 }
