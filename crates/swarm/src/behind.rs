@@ -9,8 +9,8 @@ use crate::{
     state::{Purpose, Stored},
 };
 
-/// A peer that is further behind takes a checkpoint rather than the updates.
-const REPLAY_ROUNDS_MAX: u64 = 8;
+/// A peer that is further behind takes a checkpoint, however small the updates: each round is decoded and stored.
+const REPLAY_ROUNDS_MAX: u64 = 32;
 /// Updates that nobody sends for this long are given up for a checkpoint.
 const STUCK_MS: u64 = 10_000;
 /// Stored updates of so many rounds outlive their certificate, for when the model does not get to the disk.
@@ -58,7 +58,6 @@ impl Swarm {
 
     /// Works towards the model of the newest certified round.
     pub(crate) fn catch_up(&mut self) {
-        let head = self.chain.head().round;
         if self.has_head_model() {
             if self.round.started.is_none() {
                 self.round.started = Some(self.now);
@@ -69,12 +68,19 @@ impl Swarm {
         }
         let here = self.model.as_ref().map(|(round, _)| *round);
         let stuck = self.stuck_since.is_some_and(|since| self.now.since(since) >= STUCK_MS);
-        let replay = here.is_some_and(|here| (self.archive || head - here <= REPLAY_ROUNDS_MAX) && !stuck);
+        let replay = here.is_some_and(|here| (self.archive || self.is_replay_smaller(here)) && !stuck);
         if replay && self.checkpoint.is_none() {
             self.replay_next();
         } else {
             self.fetch_checkpoint();
         }
+    }
+
+    /// Whether the updates since a round that are not here take no more bytes than a checkpoint does.
+    fn is_replay_smaller(&self, here: Round) -> bool {
+        let missed = self.steps.range(here + 1..).flat_map(|(_, step)| &step.accepted);
+        let to_fetch = missed.filter(|update| !self.transfers.has(update.update)).map(|update| update.bytes).sum();
+        replays(self.chain.head().round - here, to_fetch, self.model_bytes)
     }
 
     fn replay_next(&mut self) {
@@ -213,5 +219,24 @@ impl Swarm {
         for (to, frame) in requests {
             self.send(to, &frame);
         }
+    }
+}
+
+/// Whether so many rounds are replayed, of whose updates so many bytes are still to be fetched.
+const fn replays(rounds: u64, updates_bytes: u64, model_bytes: u64) -> bool {
+    rounds <= REPLAY_ROUNDS_MAX && updates_bytes <= model_bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_smaller_way_is_taken_and_of_equal_ones_the_updates() {
+        assert!(replays(1, 999, 1_000) && replays(1, 1_000, 1_000));
+        assert!(!replays(1, 1_001, 1_000));
+        // Rounds whose updates are all here, or that had none, cost nothing to fetch.
+        assert!(replays(REPLAY_ROUNDS_MAX, 0, 1_000));
+        assert!(!replays(REPLAY_ROUNDS_MAX + 1, 0, 1_000));
     }
 }
