@@ -128,7 +128,11 @@ impl World {
             match swarm.poll() {
                 Output::Send { to, frame, .. } => self.send(id, to, &frame),
                 Output::Compute { job, work } => {
-                    let takes_ms = if matches!(work, Job::Train { .. }) { peer.train_ms } else { JOB_MS };
+                    let all = u64::from(self.manifest.recipe.local_steps.max(1));
+                    let takes_ms = match &work {
+                        Job::Train { steps, .. } => peer.train_ms.saturating_mul(u64::from(*steps)) / all,
+                        _ => JOB_MS,
+                    };
                     let work = DoneWork::Computed { job, work: Box::new(work), begun: self.now, takes_ms };
                     self.later(id, takes_ms, Happening::Done(work));
                 }

@@ -15,6 +15,7 @@ pub(crate) struct Peer {
     pub life: u32,
     /// When the earliest timer that is set goes off, on the world's clock.
     pub wake: Millis,
+    /// How long all steps of a round take.
     pub train_ms: u64,
     pub clock: Clock,
     /// Nothing reaches this peer before this, as in a tab that the browser froze.

@@ -68,16 +68,18 @@ pub(crate) struct Toy {
 }
 
 impl Engine for Toy {
-    fn run(&mut self, job: &Job, _share_1024: u64) -> Outcome {
-        run(self.me, job)
+    fn run(&mut self, job: &Job, share_1024: u64) -> Outcome {
+        run(self.me, job, share_1024)
     }
 }
 
-fn run(me: PeerId, job: &Job) -> Outcome {
+fn run(me: PeerId, job: &Job, share_1024: u64) -> Outcome {
     match job {
         Job::Train { round, randomness, steps, .. } => {
             let update = honest(me, *round, *randomness);
-            Outcome::Trained { update, steps: *steps, tokens: u64::from(*steps) * 8, loss_first: 2.0, loss_last: 1.0 }
+            let steps = (u64::from(*steps) * share_1024 / 1024).max(1);
+            let tokens = steps * 8;
+            Outcome::Trained { update, steps: steps as u32, tokens, loss_first: 2.0, loss_last: 1.0 }
         }
         Job::Judge { round, randomness, subjects, own, round_updates, .. } => {
             let score = |subject: &Subject| {

@@ -133,10 +133,11 @@ impl Swarm {
         if self.round.listed_at.is_none() {
             self.round.listed_at = Some(self.now);
             if let Some(started) = self.round.started {
-                self.gather_ms.push_back(self.now.since(started));
-                while self.gather_ms.len() > 8 {
-                    self.gather_ms.pop_front();
-                }
+                // What came before this peer began tells nothing of how long it takes.
+                let came = |id: &Digest| times.get(id).filter(|at| **at > started).map(|at| at.since(started));
+                let commits =
+                    self.pool.commits().filter_map(|(envelope, commit)| Some((came(&envelope.id())?, commit.steps)));
+                self.pace.gathered(commits, self.chain.manifest().recipe.local_steps);
             }
         }
     }

@@ -9,6 +9,7 @@ mod closing;
 mod flow;
 mod io;
 pub mod mesh;
+mod pace;
 mod pool;
 mod recover;
 mod round;

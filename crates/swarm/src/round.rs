@@ -34,12 +34,16 @@ impl Swarm {
         }
     }
 
-    /// How long this round trains: 1.3 times the median of the last rounds, within the manifest's bounds.
+    /// How long this round trains, within the manifest's bounds.
     pub(crate) fn train_ms(&self) -> u64 {
-        let longest = u64::from(self.chain.manifest().timing.train_ms_max);
-        let mut past: Vec<u64> = self.gather_ms.iter().copied().collect();
-        past.sort_unstable();
-        past.get(past.len() / 2).map_or(longest, |median| (median * 13 / 10).clamp(longest / 4, longest))
+        self.pace.deadline_ms(u64::from(self.chain.manifest().timing.train_ms_max))
+    }
+
+    /// How many steps this peer can do until the round's training ends.
+    fn steps_in_time(&self) -> u32 {
+        let passed_ms = self.round.started.map_or(0, |started| self.now.since(started));
+        let left_ms = self.train_ms().saturating_sub(passed_ms);
+        self.pace.steps(self.chain.manifest().recipe.local_steps, left_ms)
     }
 
     pub(crate) fn train(&mut self) {
@@ -53,14 +57,10 @@ impl Swarm {
             return;
         }
         let Some((_, model)) = self.model.clone() else { return };
-        let round = self.next_round();
-        let work = Job::Train {
-            round,
-            model,
-            randomness: self.chain.head().randomness,
-            steps: self.chain.manifest().recipe.local_steps,
-            settled: self.settled,
-        };
+        let (round, steps) = (self.next_round(), self.steps_in_time());
+        let randomness = self.chain.head().randomness;
+        let work = Job::Train { round, model, randomness, steps, settled: self.settled };
+        self.round.ordered = Some((self.now, steps));
         self.round.training = Some(self.compute(Purpose::Train { round }, work));
     }
 
@@ -81,6 +81,9 @@ impl Swarm {
         if steps == 0 || tokens == 0 {
             self.settled = Some(false);
             return;
+        }
+        if let Some((since, _)) = self.round.ordered {
+            self.pace.trained(self.now.since(since), steps);
         }
         let digest = Digest::of(&update);
         // A restart before the exchange must not lose it: the commit binds.

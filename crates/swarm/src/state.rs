@@ -14,6 +14,7 @@ use shoal_wire::{
 
 use crate::{
     Bytes, Event, Job, JobId, Output, RecordId,
+    pace::Pace,
     pool::{Pool, Views},
     rules::Standing,
     transfer::Transfers,
@@ -81,8 +82,7 @@ pub struct Swarm {
     pub(crate) accepted_own: u64,
     /// Last round whose certificate went to the store.
     pub(crate) stored_round: Round,
-    /// How long the last rounds took to gather their commits.
-    pub(crate) gather_ms: VecDeque<u64>,
+    pub(crate) pace: Pace,
 }
 
 #[derive(Debug, Default)]
@@ -138,6 +138,8 @@ pub(crate) struct RoundState {
     /// When the model to train from was here.
     pub started: Option<Millis>,
     pub training: Option<JobId>,
+    /// When training was ordered, and how many steps.
+    pub ordered: Option<(Millis, u32)>,
     pub stopped: bool,
     pub trained: bool,
     pub update: Option<(Digest, Bytes)>,

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::{
     Bytes, Command, Config, Event, Input, JobId, Outcome, Output, Restored,
+    pace::Pace,
     pool::Pool,
     state::{Aggregate, Link, Purpose, RoundState, Stored, Swarm},
     transfer::{Arrival, Transfers},
@@ -84,7 +85,7 @@ impl Swarm {
             settled: None,
             accepted_own: 0,
             stored_round: head_round,
-            gather_ms: VecDeque::new(),
+            pace: Pace::default(),
             chain,
         };
         if let Some((round, model)) = model {

@@ -343,8 +343,9 @@ impl Swarm {
 
     /// What the round means for this peer's own update and place.
     fn settle(&mut self, certificate: &Certificate) {
-        self.abandon_training();
         let verdict = self.own_verdict(certificate);
+        self.note_lateness(certificate, verdict.is_some());
+        self.abandon_training();
         let accepted = verdict == Some(shoal_wire::record::Verdict::Accepted);
         if self.round.update.is_some() {
             self.settled = Some(accepted);
@@ -355,6 +356,15 @@ impl Swarm {
             self.was_member = member;
             let round = self.next_round();
             self.tell(if member { Event::JoinedRoster { round } } else { Event::LeftRoster { round } });
+        }
+    }
+
+    /// A round that closed without this peer's work, though it trained: next time it does less.
+    fn note_lateness(&mut self, certificate: &Certificate, listed: bool) {
+        let committed = self.pool.commits().any(|(envelope, _)| envelope.from == self.me);
+        let late = self.round.training.is_some() || (committed && !listed);
+        if let Some((_, steps)) = self.round.ordered.filter(|_| late && certificate.body.recovery.is_none()) {
+            self.pace.missed(steps);
         }
     }
 
