@@ -2,19 +2,22 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
 };
 
 use shoal_wire::{
     Digest, Envelope, Manifest, PeerId, Round, RunId, Verified,
     limits::ROSTER_MAX,
-    record::{Body, Certificate, Commit, Member, Message, Said, Verdict, Vote, VoteKind, seed_hash, vote_payload},
+    record::{
+        Body, Certificate, Commit, Join, Member, Message, Said, Verdict, Vote, VoteKind, seed_hash, vote_payload,
+    },
     sign::{self, Domain},
 };
 
 use crate::{
     LedgerError,
-    roster::{self, Deed, aggregate_weights, leaders, more_than_two_thirds, vote_weights},
+    judging::{self, Assessment},
+    roster::{self, Departed, Fate, Leaving, Work, aggregate_weights, leaders, more_than_two_thirds, vote_weights},
 };
 
 /// Rounds whose median norms bound the next round's updates.
@@ -31,6 +34,8 @@ pub struct Head {
     pub randomness: Digest,
     /// Who takes part in the next round.
     pub roster: Vec<Member>,
+    /// What is remembered of those who are not in it any more.
+    pub departed: Arc<BTreeMap<PeerId, Departed>>,
     /// Median norms of the last rounds that accepted updates, oldest first.
     pub history: VecDeque<Vec<u64>>,
     /// Updates that the last rounds accepted, oldest first: nobody is paid for one of them again.
@@ -59,6 +64,8 @@ pub struct Step {
     pub norms: Vec<u64>,
     pub model: Digest,
     pub recovery: bool,
+    /// What the round did to its members.
+    members: Vec<(Member, Fate)>,
 }
 
 /// What a peer gave to a run: a pure function of the chain.
@@ -89,13 +96,14 @@ impl Chain {
         anchors.sort_unstable();
         anchors.dedup();
         anchors.truncate(ROSTER_MAX);
-        let member = |peer| Member { peer, since: 1, valid: 0, missed: 0, durable: true, trains: false };
+        let member = |peer| Member::new(peer, 1, Join { durable: true, trains: false });
         let head = Head {
             round: 0,
             body: run.into(),
             model: manifest.genesis,
             randomness: Digest::in_domain("shoal 2026 v1 first randomness", &[manifest.seed.0, run.0].concat()),
             roster: anchors.into_iter().map(member).collect(),
+            departed: Arc::default(),
             history: VecDeque::new(),
             recent: VecDeque::new(),
             recovery: false,
@@ -150,11 +158,12 @@ impl Chain {
         if trains && fits { Ok(()) } else { Err(LedgerError::Misplaced { what: "commit", peer: from }) }
     }
 
-    /// Checks a join for the next round.
+    /// Checks a join for the next round. Who is banned may ask again once the ban is over.
     pub fn check_join(&self, said: Round, from: PeerId) -> Result<(), LedgerError> {
         let next = self.head.round + 1;
         let fresh = said <= next && said + JOIN_ROUNDS_MAX >= next;
-        if fresh && self.member(from).is_none() {
+        let banned = self.head.departed.get(&from).is_some_and(|departed| departed.banned_until > next);
+        if fresh && self.member(from).is_none() && !banned {
             Ok(())
         } else {
             Err(LedgerError::Misplaced { what: "join", peer: from })
@@ -168,16 +177,48 @@ impl Chain {
 
     /// The roster that follows from a body whose other parts are filled in.
     pub fn roster_after(&self, body: &Body) -> Result<Vec<Member>, LedgerError> {
-        let joiners = self.joiners(body)?;
-        let leavers = self.leavers(body)?;
+        let commits = self.open_commits(body)?;
+        let found = self.assess_body(body, &commits)?;
+        self.roster_from(body, &self.members_after(body, &commits, &found)?)
+    }
+
+    /// The roster made of the members that stay and those that join.
+    fn roster_from(&self, body: &Body, members: &[(Member, Fate)]) -> Result<Vec<Member>, LedgerError> {
+        let mut next: Vec<Member> =
+            members.iter().filter(|(_, fate)| *fate == Fate::Stays).map(|(member, _)| *member).collect();
+        next.extend(self.joiners(body)?);
+        next.sort_unstable_by_key(|member| member.peer);
+        next.dedup_by_key(|member| member.peer);
+        Ok(next)
+    }
+
+    /// What a round does to each of its members.
+    fn members_after(
+        &self,
+        body: &Body,
+        commits: &[(PeerId, Commit)],
+        found: &Assessment,
+    ) -> Result<Vec<(Member, Fate)>, LedgerError> {
         let present = self.present(body)?;
-        let authors: Vec<PeerId> = body.content.commits.iter().map(|envelope| envelope.from).collect();
-        let deed = |peer: PeerId| {
-            let at = authors.iter().position(|author| *author == peer);
-            Deed::of(at.and_then(|at| body.content.verdicts.get(at).copied()))
+        let leaving = Leaving {
+            round: body.round,
+            anchors: &self.manifest.anchors,
+            leavers: &self.leavers(body)?,
+            convicted: &self.convicted(body)?,
+            present: present.as_deref(),
         };
-        let anchors = &self.manifest.anchors;
-        Ok(roster::next_roster(&self.head.roster, anchors, body, &leavers, &joiners, present.as_deref(), deed))
+        let updates: Vec<Digest> = commits.iter().map(|(_, commit)| commit.update).collect();
+        let work = |peer: PeerId| {
+            let at = commits.iter().position(|(author, _)| *author == peer)?;
+            let shared = updates.iter().filter(|update| Some(*update) == updates.get(at)).count() > 1;
+            body.content.verdicts.get(at).map(|verdict| Work { verdict: *verdict, shared })
+        };
+        Ok(roster::after_round(&self.head.roster, &leaving, found, work))
+    }
+
+    fn open_commits(&self, body: &Body) -> Result<Vec<(PeerId, Commit)>, LedgerError> {
+        let open = |envelope: &Envelope| Ok((envelope.from, open_commit(envelope, self.run)?.1));
+        body.content.commits.iter().map(open).collect()
     }
 
     /// The randomness that follows from the revealed seeds, in peer order. Neither the accepted set nor any signature
@@ -202,17 +243,18 @@ impl Chain {
         if body.parent != self.head.body {
             return Err(LedgerError::OtherParent { got: body.parent, head: self.head.body });
         }
-        let commits = self.check_content(body)?;
+        let (commits, found) = self.check_content(body)?;
         if body.recovery.is_some() {
             self.check_locks(body)?;
         }
-        if body.roster != self.roster_after(body)? || body.roster.len() > ROSTER_MAX {
+        let members = self.members_after(body, &commits, &found)?;
+        if body.roster != self.roster_from(body, &members)? || body.roster.len() > ROSTER_MAX {
             return Err(LedgerError::Roster);
         }
         if body.randomness != self.randomness_after(&body.content.seeds) {
             return Err(LedgerError::Randomness);
         }
-        Ok(self.step(body, &commits))
+        Ok(self.step(body, &commits, members))
     }
 
     /// Checks a body and the signatures under it.
@@ -242,12 +284,13 @@ impl Chain {
     /// Checks a certificate and moves the head on to it.
     pub fn apply(&mut self, certificate: &Certificate) -> Result<Step, LedgerError> {
         let step = self.check(certificate)?;
-        self.advance(certificate);
+        self.advance(certificate, &step);
         Ok(step)
     }
 
-    /// Moves the head on to a certificate that [`Self::check`] found good, with nothing applied in between.
-    pub fn advance(&mut self, certificate: &Certificate) {
+    /// Moves the head on to a certificate that [`Self::check`] found good and made this step of, with nothing applied in
+    /// between.
+    pub fn advance(&mut self, certificate: &Certificate, step: &Step) {
         let body = &certificate.body;
         let judged = body.content.commits.iter().zip(&body.content.verdicts);
         let accepted: Vec<(PeerId, Commit)> = judged
@@ -266,12 +309,15 @@ impl Chain {
         while recent.len() > HISTORY_ROUNDS {
             recent.pop_front();
         }
+        let mut departed = self.head.departed.clone();
+        roster::note_departed(&mut departed, body.round, &step.members, &body.roster);
         let next = Head {
             round: body.round,
             body: body.digest(),
             model: body.content.model,
             randomness: body.randomness,
             roster: body.roster.clone(),
+            departed,
             history,
             recent,
             recovery: body.recovery.is_some(),
@@ -318,7 +364,7 @@ impl Chain {
         true
     }
 
-    fn step(&self, body: &Body, commits: &[(PeerId, Commit)]) -> Step {
+    fn step(&self, body: &Body, commits: &[(PeerId, Commit)], members: Vec<(Member, Fate)>) -> Step {
         let accepted: Vec<&(PeerId, Commit)> = commits
             .iter()
             .zip(&body.content.verdicts)
@@ -345,10 +391,11 @@ impl Chain {
             norms: body.content.norms.clone(),
             model: body.content.model,
             recovery: body.recovery.is_some(),
+            members,
         }
     }
 
-    fn check_content(&self, body: &Body) -> Result<Vec<(PeerId, Commit)>, LedgerError> {
+    fn check_content(&self, body: &Body) -> Result<(Vec<(PeerId, Commit)>, Assessment), LedgerError> {
         let content = &body.content;
         ascending("commits", content.commits.iter().map(|envelope| envelope.from))?;
         let mut commits = Vec::with_capacity(content.commits.len());
@@ -384,7 +431,9 @@ impl Chain {
         if !accepted && content.model != self.head.model {
             return Err(LedgerError::ChangedWithoutUpdates);
         }
-        Ok(commits)
+        let found = self.assess_body(body, &commits)?;
+        judging::check_verdicts(&commits, &content.verdicts, &found)?;
+        Ok((commits, found))
     }
 
     fn check_list(&self, body: &Body) -> Result<(), LedgerError> {
@@ -411,14 +460,8 @@ impl Chain {
                 return Err(LedgerError::Misplaced { what: "join", peer: said.from() });
             };
             self.check_join(said.round, said.from())?;
-            members.push(Member {
-                peer: said.from(),
-                since: body.round + 1,
-                valid: 0,
-                missed: 0,
-                durable: join.durable,
-                trains: join.trains,
-            });
+            let newcomer = Member::new(said.from(), body.round + 1, join);
+            members.push(roster::joining(newcomer, self.head.departed.get(&said.from())));
         }
         Ok(members)
     }
@@ -483,7 +526,7 @@ impl Chain {
     }
 }
 
-fn open(what: &'static str, envelope: &Envelope, run: RunId) -> Result<Verified<Said>, LedgerError> {
+pub(crate) fn open(what: &'static str, envelope: &Envelope, run: RunId) -> Result<Verified<Said>, LedgerError> {
     Said::open(envelope, run).map_err(|source| LedgerError::Envelope { what, source })
 }
 
@@ -497,7 +540,7 @@ fn open_commit(envelope: &Envelope, run: RunId) -> Result<(Round, Commit), Ledge
     }
 }
 
-fn ascending(what: &'static str, peers: impl Iterator<Item = PeerId>) -> Result<(), LedgerError> {
+pub(crate) fn ascending(what: &'static str, peers: impl Iterator<Item = PeerId>) -> Result<(), LedgerError> {
     let peers: Vec<PeerId> = peers.collect();
     if peers.is_sorted_by(|a, b| a < b) { Ok(()) } else { Err(LedgerError::Order(what)) }
 }

@@ -25,6 +25,8 @@ pub enum LedgerError {
     Verdicts,
     #[error("the seed of {0} is not the one it committed to")]
     Seed(PeerId),
+    #[error("the verdict on the update of {0} is not what its judgements say")]
+    Judged(PeerId),
     #[error("the update of {0} is accepted twice")]
     Copied(PeerId),
     #[error("a round without accepted updates must not change the model")]

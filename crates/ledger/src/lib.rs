@@ -5,8 +5,9 @@
 
 mod chain;
 mod error;
+pub mod judging;
 mod roster;
 
 pub use chain::{AcceptedUpdate, Chain, Credit, HISTORY_ROUNDS, Head, Step};
 pub use error::LedgerError;
-pub use roster::{aggregate_weights, leaders, more_than_two_thirds, vote_weights};
+pub use roster::{Departed, aggregate_weights, leaders, more_than_two_thirds, vote_weights};

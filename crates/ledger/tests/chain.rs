@@ -5,7 +5,7 @@ use shoal_ledger::{Chain, LedgerError, aggregate_weights, leaders, vote_weights}
 use shoal_sim::{Network, World};
 use shoal_wire::{
     Digest, Identity, PeerId, codec,
-    record::{Certificate, Member},
+    record::{Certificate, Join, Member},
 };
 
 fn history() -> (World, Vec<Certificate>) {
@@ -69,13 +69,9 @@ fn members(valid: &[u32]) -> Vec<Member> {
     let mut members: Vec<Member> = valid
         .iter()
         .enumerate()
-        .map(|(index, valid)| Member {
-            peer: Identity::from_secret([index as u8 + 1; 32]).peer(),
-            since: 1,
-            valid: *valid,
-            missed: 0,
-            durable: true,
-            trains: true,
+        .map(|(index, valid)| {
+            let peer = Identity::from_secret([index as u8 + 1; 32]).peer();
+            Member { valid: *valid, ..Member::new(peer, 1, Join { durable: true, trains: true }) }
         })
         .collect();
     members.sort_by_key(|member| member.peer);

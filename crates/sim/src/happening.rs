@@ -150,7 +150,7 @@ impl World {
                 Output::Tell(event) => self.tell(id, event),
                 Output::Drop { peer, why } => {
                     self.checker.dropped(id, peer, why);
-                    self.unlink(id, peer);
+                    self.drop_link(id, peer);
                 }
                 Output::Stop { job, keep } => self.stop(id, job, keep),
                 Output::Idle(until) => {

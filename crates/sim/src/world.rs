@@ -16,7 +16,7 @@ use shoal_wire::{
 use crate::{
     Checker, Lie, Random,
     disk::{self, Disk},
-    engine::Model,
+    engine::{Engine, Model},
     events::EventLog,
     happening::Happening,
     network::{Network, Path, Paths},
@@ -203,6 +203,13 @@ impl World {
     pub fn set_train_ms(&mut self, peer: PeerId, train_ms: u64) {
         if let Some(peer) = self.peers.get_mut(&peer) {
             peer.train_ms = train_ms;
+        }
+    }
+
+    /// What computes for a peer from now on.
+    pub fn set_engine(&mut self, peer: PeerId, engine: Box<dyn Engine>) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.engine = engine;
         }
     }
 
@@ -412,6 +419,14 @@ impl World {
         if self.links.remove(&(a.min(b), a.max(b))) {
             self.input(a, Input::LinkDown(b));
             self.input(b, Input::LinkDown(a));
+        }
+    }
+
+    /// Ends a link that one side found bad, and both hear of it a moment later: its state machine is not drained yet.
+    pub(crate) fn drop_link(&mut self, a: PeerId, b: PeerId) {
+        if self.links.remove(&(a.min(b), a.max(b))) {
+            self.later(a, 0, Happening::Link { with: b, up: false });
+            self.later(b, 0, Happening::Link { with: a, up: false });
         }
     }
 

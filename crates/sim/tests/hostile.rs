@@ -180,7 +180,7 @@ fn hearsay_is_not_passed_on() {
 }
 
 #[test]
-fn a_peer_that_votes_twice_in_one_view_is_dropped_and_its_first_vote_stays() {
+fn a_peer_that_votes_twice_in_one_view_is_dropped_and_its_first_vote_stays_beside_the_proof() {
     let (mut alone, twice) = Alone::led_by_another();
     let vote = |body: u8| {
         let vote = Vote {
@@ -192,15 +192,23 @@ fn a_peer_that_votes_twice_in_one_view_is_dropped_and_its_first_vote_stays() {
         Frame::Said(Said { run: alone.manifest.run(), round: 1, message: Message::Vote(vote) }.seal(&twice))
     };
     let votes = [vote(1), vote(2)];
-    let outputs = votes.iter().flat_map(|frame| alone.hear_all(frame));
-    let mut dropped = Vec::new();
+    let outputs: Vec<Output> = votes.iter().flat_map(|frame| alone.hear_all(frame)).collect();
+    let (mut dropped, mut proofs) = (Vec::new(), Vec::new());
     for output in outputs {
-        if let Output::Drop { peer, .. } = output {
-            dropped.push(peer);
+        match output {
+            Output::Drop { peer, .. } => dropped.push(peer),
+            Output::Send { frame, .. } => {
+                let Frame::Said(envelope) = Frame::decode(&frame).unwrap() else { continue };
+                let said = Said::open(&envelope, alone.manifest.run()).unwrap().into_inner();
+                proofs.extend(if let Message::Equivocation(proof) = said.message { Some(proof) } else { None });
+            }
+            _ => {}
         }
     }
     assert_eq!(dropped, [twice.peer()]);
-    assert_eq!(alone.status().envelopes.len(), 1);
+    assert_eq!(alone.status().envelopes.len(), 2);
+    let chain = Chain::new(alone.manifest.clone());
+    assert_eq!(proofs.iter().map(|proof| chain.convicts(proof)).collect::<Vec<_>>(), [Ok(twice.peer())]);
 }
 
 #[test]

@@ -9,9 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use shoal_ledger::more_than_two_thirds;
 use shoal_wire::{
     Digest, Envelope, PeerId, View,
-    record::{
-        Body, Certificate, Commit, Content, Lock, Message, Proposal, Recovery, Said, Verdict, Vote, VoteKind, seed_hash,
-    },
+    record::{Body, Certificate, Commit, Content, Lock, Message, Proposal, Recovery, Said, Verdict, Vote, VoteKind},
 };
 
 use crate::{
@@ -138,8 +136,7 @@ impl Swarm {
 
     /// What this peer would certify now; `None` while something is still on its way.
     pub(crate) fn fresh_content(&mut self) -> Option<Content> {
-        let list = self.list().map(|listed| (listed.envelope.clone(), listed.list.clone()));
-        let Some((list, named)) = list else {
+        let Some(list) = self.list().map(|listed| listed.envelope.clone()) else {
             let nothing = self.pool.commits().next().is_none();
             let empty = Content {
                 list: None,
@@ -152,45 +149,40 @@ impl Swarm {
             };
             return nothing.then_some(empty);
         };
-        let commits: Option<Vec<(Envelope, Commit)>> = named
-            .commits
-            .iter()
-            .map(|id| self.pool.commit(*id).map(|(envelope, commit)| (envelope.clone(), commit.clone())))
-            .collect();
-        let commits = commits?;
-        let verdicts = self.verdicts(&commits)?;
-        let seed = |(envelope, commit): &(Envelope, Commit)| {
-            self.pool.reveal(envelope.from).filter(|seed| seed_hash(*seed) == commit.seed_hash)
-        };
-        let seeds: Vec<Option<Digest>> = commits.iter().map(seed).collect();
-        let accepted = self.accepted(&commits, &verdicts);
+        let commits = self.listed_commits()?;
+        let form = self.verdicts(&commits)?;
+        let seeds = self.seeds(&commits);
+        let named: Vec<(PeerId, Commit)> =
+            commits.iter().map(|(envelope, commit)| (envelope.from, commit.clone())).collect();
+        let judgements = self.judgements(&named, &seeds)?;
+        let verdicts = self.judged(&named, &seeds, form, &judgements)?;
+        let accepted = self.accepted(&named, &verdicts);
         let Aggregate::Done { digest, norms, .. } = self.aggregate(&accepted) else { return None };
         Some(Content {
             list: Some(list),
             commits: commits.into_iter().map(|(envelope, _)| envelope).collect(),
             seeds,
-            judgements: Vec::new(),
+            judgements,
             verdicts,
             norms,
             model: digest,
         })
     }
 
-    fn accepted(&self, commits: &[(Envelope, Commit)], verdicts: &[Verdict]) -> Vec<shoal_ledger::AcceptedUpdate> {
-        let accepted: Vec<&(Envelope, Commit)> = commits
+    fn accepted(&self, commits: &[(PeerId, Commit)], verdicts: &[Verdict]) -> Vec<shoal_ledger::AcceptedUpdate> {
+        let accepted: Vec<&(PeerId, Commit)> = commits
             .iter()
             .zip(verdicts)
             .filter(|(_, verdict)| **verdict == Verdict::Accepted)
             .map(|(c, _)| c)
             .collect();
-        let tokens: Vec<(PeerId, u64)> =
-            accepted.iter().map(|(envelope, commit)| (envelope.from, commit.tokens)).collect();
+        let tokens: Vec<(PeerId, u64)> = accepted.iter().map(|(peer, commit)| (*peer, commit.tokens)).collect();
         let weights = shoal_ledger::aggregate_weights(self.chain.manifest(), &self.chain.head().roster, &tokens);
         accepted
             .iter()
             .zip(weights)
-            .map(|((envelope, commit), weight)| shoal_ledger::AcceptedUpdate {
-                peer: envelope.from,
+            .map(|((peer, commit), weight)| shoal_ledger::AcceptedUpdate {
+                peer: *peer,
                 update: commit.update,
                 bytes: commit.update_bytes,
                 weight,
@@ -212,7 +204,7 @@ impl Swarm {
             content,
             joins,
             leaves,
-            proofs: Vec::new(),
+            proofs: self.convictions(),
             charter: Vec::new(),
             recovery,
             roster: Vec::new(),
@@ -301,7 +293,7 @@ impl Swarm {
             (Some(_), None) => Validity::Pending,
             (None, None) if self.pool.commits().next().is_some() => Validity::Invalid,
             (theirs, ours) if theirs != ours || !self.is_fair(content) => Validity::Invalid,
-            _ => Validity::Valid,
+            _ => self.hears_auditors(content),
         }
     }
 
@@ -406,7 +398,7 @@ impl Swarm {
         if self.leader(view).is_some_and(|leader| !self.is_present(leader)) {
             return view_ms / 2;
         }
-        let exchange_ms = if view == 0 { u64::from(timing.exchange_ms_max) } else { 0 };
+        let exchange_ms = if view == 0 { u64::from(timing.exchange_ms_max) + self.judging_ms() } else { 0 };
         exchange_ms + view_ms * u64::from(view.min(20) + 1)
     }
 

@@ -8,6 +8,7 @@ mod behind;
 mod closing;
 mod flow;
 mod io;
+mod judge;
 pub mod mesh;
 mod pace;
 mod pool;

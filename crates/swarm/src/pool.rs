@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_wire::{
     Digest, Envelope, Millis, PeerId, Round, View,
+    judging::{Equivocation, Judgement},
     limits::{JOINS_MAX, MESSAGES_PER_PEER_MAX, POOL_BYTES_PER_PEER_MAX, VIEWS_AHEAD_MAX},
     record::{Commit, CommitList, Message, Proposal, RecoveryAnswer, Said, Vote, VoteKind},
 };
@@ -26,7 +27,8 @@ enum Slot {
     RecoveryAnswer,
     RecoveryProposal,
     RecoveryVote,
-    Judgement,
+    /// Of which draw.
+    Judgement(Digest),
     /// Of whom it convicts.
     Equivocation(PeerId),
     Amendment,
@@ -49,7 +51,7 @@ impl Slot {
             Message::Vote(vote) => Self::Vote(vote.kind, vote.view),
             Message::RecoveryCall(_) => Self::RecoveryCall,
             Message::RecoveryAnswer(_) => Self::RecoveryAnswer,
-            Message::Judgement(_) => Self::Judgement,
+            Message::Judgement(judgement) => Self::Judgement(judgement.draw),
             Message::Equivocation(proof) => Self::Equivocation(proof.first.from),
             Message::Amendment(_) => Self::Amendment,
             Message::Ballot(ballot) => Self::Ballot(ballot.amendment),
@@ -206,13 +208,31 @@ impl Pool {
         true
     }
 
-    /// Whether this peer voted otherwise in the same place: equivocation, which its own signatures prove.
-    pub fn contradicts(&self, from: PeerId, said: &Said) -> bool {
-        let before = self.entries.get(&(from, Slot::of(&said.message))).map(|entry| &entry.said.message);
+    /// The other vote that this peer signed in the same place: equivocation, which its own signatures prove.
+    pub fn contradicted(&self, from: PeerId, said: &Said) -> Option<&Envelope> {
+        let before = self.entries.get(&(from, Slot::of(&said.message)))?;
         // A later attempt at a recovery is no second vote in an earlier one, though it takes its place.
         let same_ballot = |old: &Vote, new: &Vote| (old.kind, old.view) == (new.kind, new.view);
-        matches!((before, &said.message),
-            (Some(Message::Vote(old)), Message::Vote(new)) if same_ballot(old, new) && old != new)
+        let contradicts = matches!((&before.said.message, &said.message),
+            (Message::Vote(old), Message::Vote(new)) if same_ballot(old, new) && old != new);
+        contradicts.then_some(&before.envelope)
+    }
+
+    /// What an auditor said of a draw, and when it came.
+    pub fn judgement(&self, auditor: PeerId, draw: Digest) -> Option<(&Envelope, &Judgement, Millis)> {
+        let entry = self.entries.get(&(auditor, Slot::Judgement(draw)))?;
+        match &entry.said.message {
+            Message::Judgement(judgement) => Some((&entry.envelope, judgement, entry.at)),
+            _ => None,
+        }
+    }
+
+    /// Proofs that peers contradicted themselves.
+    pub fn proofs(&self) -> impl Iterator<Item = &Equivocation> {
+        self.all().filter_map(|(_, entry)| match &entry.said.message {
+            Message::Equivocation(proof) => Some(&**proof),
+            _ => None,
+        })
     }
 
     /// Whether this leader closed the commits of the same view with another list.
@@ -233,9 +253,17 @@ impl Pool {
         self.ids.get(&id).and_then(|key| self.entries.get(key)).map(|entry| &entry.envelope)
     }
 
-    /// Starts the next round: only requests to join outlive a round.
-    pub fn next_round(&mut self, keep_join: impl Fn(Round, PeerId) -> bool) {
-        self.entries.retain(|(peer, slot), entry| *slot == Slot::Join && keep_join(entry.said.round, *peer));
+    /// Starts the next round: only requests to join, and proofs of contradiction that no body holds yet, outlive one.
+    pub fn next_round(
+        &mut self,
+        keep_join: impl Fn(Round, PeerId) -> bool,
+        keep_proof: impl Fn(&Equivocation) -> bool,
+    ) {
+        self.entries.retain(|(peer, _), entry| match &entry.said.message {
+            Message::Join(_) => keep_join(entry.said.round, *peer),
+            Message::Equivocation(proof) => keep_proof(proof),
+            _ => false,
+        });
         self.ids.retain(|_, key| self.entries.contains_key(key));
         self.authors.clear();
         self.refused.clear();

@@ -14,6 +14,7 @@ use shoal_wire::{
 
 use crate::{
     Bytes, Event, Job, JobId, Output, RecordId,
+    judge::Judging,
     pace::Pace,
     pool::{Pool, Views},
     rules::Standing,
@@ -117,6 +118,11 @@ pub(crate) enum Purpose {
     Check {
         update: Digest,
     },
+    /// Measuring the updates of these authors.
+    Judge {
+        round: Round,
+        authors: Vec<PeerId>,
+    },
     /// The outer step of the round in progress, by the digest of its inputs.
     Aggregate {
         key: Digest,
@@ -166,6 +172,7 @@ pub(crate) struct RoundState {
     pub retry_at: BTreeMap<Digest, Millis>,
     /// Updates of bodies that were judged.
     pub needed: BTreeSet<Digest>,
+    pub judging: Judging,
     pub have_said: usize,
     pub have_at: Option<Millis>,
 

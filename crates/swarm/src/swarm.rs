@@ -260,6 +260,16 @@ impl Swarm {
                     self.round.aggregates.insert(key, done);
                 }
             }
+            (Purpose::Judge { round, authors }, Outcome::Judged { scores }) => {
+                if round == self.next_round() {
+                    self.measured(authors, scores);
+                }
+            }
+            (Purpose::Judge { round, .. }, Outcome::Failed { reason }) => {
+                if round == self.next_round() {
+                    self.not_measured(reason);
+                }
+            }
             (Purpose::Replay { round }, Outcome::Aggregated { model, .. }) => self.replayed(round, model),
             (Purpose::Aggregate { key }, Outcome::Failed { reason }) => {
                 self.round.aggregates.remove(&key);
@@ -322,6 +332,7 @@ impl Swarm {
             self.close_commits();
             self.reveal();
             self.exchange();
+            self.judge_updates();
             self.recover();
             self.agree();
             self.fill_backlog();

@@ -191,6 +191,7 @@ impl Swarm {
         self.checkpoint = None;
         self.stored_round = self.stored_round.min(to);
         self.abandon_training();
+        self.abandon_judging();
         if self.round.update.is_some() {
             self.settled = Some(false);
         }
@@ -232,8 +233,9 @@ impl Swarm {
             self.forward(&envelope, through);
             return;
         }
-        if self.pool.contradicts(from, &said) {
+        if let Some(first) = self.pool.contradicted(from, &said).cloned() {
             self.pool.refuse(id);
+            self.accuse(first, envelope);
             self.emit(Output::Drop { peer: from, why: "signed two different votes in one view".to_owned() });
             return;
         }
@@ -259,6 +261,10 @@ impl Swarm {
             return self.chain.check_join(said.round.min(self.next_round()), from).is_ok()
                 && said.round <= self.next_round() + 1;
         }
+        if let Message::Equivocation(proof) = &said.message {
+            // It may be about an earlier round, until a body holds it.
+            return self.chain.member(from).is_some() && self.chain.convicts(proof).is_ok();
+        }
         let member = self.chain.member(from).is_some() && said.round == self.next_round();
         member
             && match &said.message {
@@ -270,6 +276,7 @@ impl Swarm {
                     leads && list.commits.len() <= ROSTER_MAX
                 }
                 Message::Have(have) => have.updates.len() <= ROSTER_MAX,
+                Message::Judgement(judgement) => judgement.scores.len() <= ROSTER_MAX,
                 Message::Proposal(proposal) if proposal.body.recovery.is_some() => self.anchors().contains(&from),
                 Message::Proposal(proposal) => self.leader(proposal.view) == Some(from),
                 Message::Vote(vote) => vote.parent == self.chain.head().body,
@@ -291,7 +298,7 @@ impl Swarm {
     /// Takes a certificate that the chain found good.
     pub(crate) fn adopt_checked(&mut self, certificate: Certificate, step: shoal_ledger::Step) {
         let known = self.has_head_model().then(|| self.known_aggregate(&step.accepted)).flatten();
-        self.chain.advance(&certificate);
+        self.chain.advance(&certificate, &step);
         self.settle(&certificate);
         if self.archive {
             self.pin(&step);
@@ -346,6 +353,7 @@ impl Swarm {
         let verdict = self.own_verdict(certificate);
         self.note_lateness(certificate, verdict.is_some());
         self.abandon_training();
+        self.abandon_judging();
         let accepted = verdict == Some(shoal_wire::record::Verdict::Accepted);
         if self.round.update.is_some() {
             self.settled = Some(accepted);
@@ -387,7 +395,10 @@ impl Swarm {
     pub(crate) fn start_round(&mut self) {
         let chain = &self.chain;
         let next = chain.head().round + 1;
-        self.pool.next_round(|said, peer| said <= next && chain.check_join(said, peer).is_ok());
+        self.pool.next_round(
+            |said, peer| said <= next && chain.check_join(said, peer).is_ok(),
+            |proof| chain.convicts(proof).is_ok(),
+        );
         self.round = crate::state::RoundState::default();
         self.sought.clear();
         for link in self.links.values_mut() {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Digest, Envelope, PeerId};
 
-/// An auditor's measurements of the updates that were drawn for it.
+/// An auditor's measurements of the updates that were drawn for it. One that could not measure an update leaves it out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Judgement {
     /// The round's randomness, from which the auditors were drawn.
@@ -35,4 +35,19 @@ pub struct Score {
 pub struct Equivocation {
     pub first: Envelope,
     pub second: Envelope,
+}
+
+/// What the audits of a member add up to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Evidence that its updates do harm, in milli-nats: at a threshold it is banned.
+    pub evidence: u32,
+    /// Evidence that it does not train on the data it is assigned, in milli-nats.
+    pub unproven: u32,
+    /// Evidence that its judgements are false, in milli-nats.
+    pub dissent: u32,
+    /// How its updates compare with others': Elo points above a newcomer's.
+    pub rating: i32,
+    /// How often it was banned.
+    pub bans: u32,
 }

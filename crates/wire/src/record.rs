@@ -10,7 +10,7 @@ use crate::{
     Digest, Envelope, PeerId, Round, RunId, View, WireError,
     charter::{Amendment, Ballot},
     codec,
-    judging::{Equivocation, Judgement},
+    judging::{Equivocation, Judgement, Standing},
     limits,
     sign::{Domain, Identity, Signature, Verified},
 };
@@ -173,12 +173,21 @@ pub struct Member {
     pub peer: PeerId,
     /// First round it takes part in.
     pub since: Round,
-    /// Consecutive rounds with an accepted update.
+    /// Consecutive audits that found its work good, less the rounds that it was away.
     pub valid: u32,
     /// Consecutive rounds without a commit.
     pub missed: u32,
     pub durable: bool,
     pub trains: bool,
+    pub standing: Standing,
+}
+
+impl Member {
+    /// Somebody of whom nothing is known yet.
+    pub fn new(peer: PeerId, since: Round, join: Join) -> Self {
+        let Join { durable, trains } = join;
+        Self { peer, since, valid: 0, missed: 0, durable, trains, standing: Standing::default() }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,0 +1,170 @@
+//! Who audits whom.
+//!
+//! The draw follows from the round's randomness, which nobody knows before the updates are committed to: an author cannot
+//! tell whether it will be audited, nor by whom.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use shoal_wire::{Digest, PeerId, record::Member};
+
+use super::evidence;
+use crate::roster::{is_established, is_trusted, is_young, vote_weights};
+
+/// Auditors of one update, where the roster has so many.
+pub const AUDITORS: usize = 3;
+/// Least probability of an audit, in 1/65536. One in sixteen, not one in twenty: a peer that turns to lying must be
+/// caught and then fail audits until its ban, all within 90 rounds, in 99 of 100 cases.
+const FLOOR_65536: u64 = 65_536 / 16;
+
+/// The auditors of each author whose update is audited.
+pub type Draw = BTreeMap<PeerId, BTreeSet<PeerId>>;
+
+/// Draws the audits of a round whose `authors` (in peer order) revealed their seeds. Who is not trusted yet is always
+/// audited; others with probability max(1/n, 1/16) after n valid audits (BOINC's adaptive replication, with a floor).
+/// Auditors are those of them that weigh fully, and the anchors; audits are spread evenly.
+pub fn draw(randomness: Digest, roster: &[Member], anchors: &[PeerId], authors: &[PeerId]) -> Draw {
+    let auditors = auditors(roster, anchors, authors);
+    let is_audited = |member: &&Member| authors.contains(&member.peer) && is_audited(randomness, member);
+    let mut subjects: Vec<(Digest, PeerId)> = roster
+        .iter()
+        .filter(is_audited)
+        .map(|member| (ticket("shoal 2026 v1 audited in turn", randomness, &[member.peer]), member.peer))
+        .collect();
+    subjects.sort_unstable();
+    let mut load: BTreeMap<PeerId, u32> = auditors.iter().map(|peer| (*peer, 0)).collect();
+    let mut drawn = Draw::new();
+    for (_, author) in subjects {
+        let mut by_load: Vec<(u32, Digest, PeerId)> = load
+            .iter()
+            .filter(|(auditor, _)| **auditor != author)
+            .map(|(auditor, load)| (*load, ticket("shoal 2026 v1 auditor", randomness, &[author, *auditor]), *auditor))
+            .collect();
+        by_load.sort_unstable();
+        let chosen: BTreeSet<PeerId> = by_load.into_iter().take(AUDITORS).map(|(_, _, auditor)| auditor).collect();
+        for auditor in &chosen {
+            *load.entry(*auditor).or_default() += 1;
+        }
+        drawn.insert(author, chosen);
+    }
+    drawn
+}
+
+/// Those whose judgement counts: present in this round, with a full vote. Once a run is not young, newcomers judge
+/// nobody, so a crowd of fresh keys has no say in who is banned.
+fn auditors(roster: &[Member], anchors: &[PeerId], authors: &[PeerId]) -> Vec<PeerId> {
+    let young = is_young(roster);
+    let weights = vote_weights(roster, anchors);
+    let may_audit = |(member, weight): &(&Member, u64)| {
+        let here = authors.contains(&member.peer) || anchors.contains(&member.peer);
+        let full = *weight > 0 && (young || is_established(member, anchors));
+        here && full && evidence::may_audit(&member.standing)
+    };
+    roster.iter().zip(weights).filter(may_audit).map(|(member, _)| member.peer).collect()
+}
+
+fn is_audited(randomness: Digest, member: &Member) -> bool {
+    let ticket = ticket("shoal 2026 v1 audited", randomness, &[member.peer]);
+    let drawn = u64::from(u16::from_le_bytes([ticket.0[0], ticket.0[1]]));
+    !is_trusted(member) || drawn < (65_536 / u64::from(member.valid)).max(FLOOR_65536)
+}
+
+fn ticket(domain: &str, randomness: Digest, peers: &[PeerId]) -> Digest {
+    let mut bytes = randomness.0.to_vec();
+    for peer in peers {
+        bytes.extend_from_slice(&peer.0);
+    }
+    Digest::in_domain(domain, &bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use shoal_wire::record::Join;
+
+    use super::*;
+
+    fn peer(number: u8) -> PeerId {
+        PeerId([number; 32])
+    }
+
+    fn roster(valid: &[u32]) -> (Vec<Member>, Vec<PeerId>) {
+        let member = |(number, valid): (usize, &u32)| Member {
+            valid: *valid,
+            ..Member::new(peer(number as u8 + 1), 1, Join { durable: true, trains: true })
+        };
+        let roster: Vec<Member> = valid.iter().enumerate().map(member).collect();
+        let authors = roster.iter().map(|member| member.peer).collect();
+        (roster, authors)
+    }
+
+    fn load(draw: &Draw, auditor: PeerId) -> usize {
+        draw.values().filter(|auditors| auditors.contains(&auditor)).count()
+    }
+
+    #[test]
+    fn the_same_randomness_draws_the_same_audits_and_another_one_others() {
+        let (roster, authors) = roster(&[0; 12]);
+        let drawn = |seed: &[u8]| draw(Digest::of(seed), &roster, &[], &authors);
+        assert_eq!(drawn(b"one"), drawn(b"one"));
+        assert_ne!(drawn(b"one"), drawn(b"another"));
+    }
+
+    #[test]
+    fn newcomers_are_audited_by_three_others_each_and_the_work_is_spread_evenly() {
+        let (roster, authors) = roster(&[0; 16]);
+        for seed in 0..100_u8 {
+            let drawn = draw(Digest::of(&[seed]), &roster, &[], &authors);
+            assert_eq!(drawn.len(), 16);
+            assert!(drawn.iter().all(|(author, auditors)| auditors.len() == AUDITORS && !auditors.contains(author)));
+            let loads: Vec<usize> = authors.iter().map(|auditor| load(&drawn, *auditor)).collect();
+            assert!(loads.iter().all(|load| (2..=4).contains(load)), "{loads:?}");
+        }
+    }
+
+    #[test]
+    fn everybody_audits_about_as_often_as_everybody_else_over_many_rounds() {
+        let (roster, authors) = roster(&[0; 9]);
+        let mut loads = BTreeMap::new();
+        for seed in 0..2_000_u32 {
+            for auditor in draw(Digest::of(&seed.to_le_bytes()), &roster, &[], &authors).values().flatten() {
+                *loads.entry(*auditor).or_insert(0_u32) += 1;
+            }
+        }
+        assert!(loads.len() == 9 && loads.values().all(|load| (5_900..=6_100).contains(load)), "{loads:?}");
+    }
+
+    #[test]
+    fn the_trusted_are_audited_with_one_over_n_and_never_less_than_in_one_round_of_sixteen() {
+        let rounds = 20_000_u32;
+        for (valid, expected) in [(10, 0.1), (12, 1.0 / 12.0), (16, 0.0625), (1_000_000, 0.0625)] {
+            let (roster, authors) = roster(&[valid; 5]);
+            let audited = |round: u32| draw(Digest::of(&round.to_le_bytes()), &roster, &[], &authors).len();
+            let share = (0..rounds).map(audited).sum::<usize>() as f64 / f64::from(rounds * 5);
+            assert!((share - expected).abs() < 0.004, "{valid} valid audits: {share}");
+        }
+    }
+
+    #[test]
+    fn once_a_run_is_not_young_fresh_keys_audit_nobody_however_many_they_are() {
+        let (roster, authors) = roster(&[20, 20, 20, 20, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 0]);
+        let drawn = draw(Digest::of(b"crowd"), &roster, &[], &authors);
+        assert!(drawn.values().flatten().all(|auditor| authors[..4].contains(auditor)));
+        assert!(authors[4..].iter().all(|author| drawn[author].len() == AUDITORS));
+        let loads: Vec<usize> = authors[..4].iter().map(|auditor| load(&drawn, *auditor)).collect();
+        assert!(loads.iter().max().unwrap() - loads.iter().min().unwrap() <= 2, "{loads:?}");
+    }
+
+    #[test]
+    fn nobody_audits_who_is_away_cannot_vote_or_was_alone_too_often() {
+        let (mut roster, authors) = roster(&[0; 6]);
+        roster[0].durable = false;
+        roster[1].standing.dissent = u32::MAX;
+        roster[2].standing.bans = 1;
+        let drawn = draw(Digest::of(b"some"), &roster, &[], &authors[..5]);
+        let auditors: BTreeSet<PeerId> = drawn.values().flatten().copied().collect();
+        assert_eq!(auditors, authors[3..5].iter().copied().collect());
+        assert!(!drawn.contains_key(&authors[5]), "what was not committed is not audited");
+        let anchored = draw(Digest::of(b"some"), &roster, &authors[5..], &authors[..5]);
+        assert!(anchored.values().flatten().any(|auditor| *auditor == authors[5]), "an anchor may audit");
+    }
+}

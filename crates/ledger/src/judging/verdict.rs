@@ -1,0 +1,394 @@
+//! What follows from the measurements of one round.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use shoal_wire::{Digest, PeerId, judging::Score, record::Verdict};
+
+use super::Draw;
+
+/// Differences below this, in millionths of a nat, are noise of the measurement.
+const NOISE: i64 = 50;
+/// An honest update brings at least this part of what the others bring.
+const SHARE: i64 = 4;
+/// The round's median stands for honest work once so many updates were measured.
+const REFERENCE_UPDATES_MIN: usize = 4;
+/// Nobody is refused on the word of one auditor.
+const AGREE_MIN: usize = 2;
+/// A full round of local steps.
+const WORK_FULL: i64 = 1024;
+
+/// A committed update that can be measured: its seed is revealed, and its form is good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subject {
+    pub author: PeerId,
+    pub update: Digest,
+    /// Tokens trained, in 1/1024 of those assigned.
+    pub work_1024: i64,
+}
+
+/// What one auditor measured of one author's update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opinion {
+    pub auditor: PeerId,
+    pub author: PeerId,
+    pub score: Score,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// Not audited, or its auditors were too few or did not agree.
+    Open,
+    Good,
+    Harmful,
+    Copied,
+}
+
+/// What a round's audits found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Assessment {
+    findings: BTreeMap<PeerId, Finding>,
+    /// Audited updates of which no auditor thought otherwise.
+    unanimous: BTreeSet<PeerId>,
+    /// By how much each audited update would make the loss fall on its author's data for a full round of work.
+    rates: BTreeMap<PeerId, i64>,
+    /// Updates that helped no more on the data their authors were assigned than elsewhere, where others' did.
+    unassigned: BTreeSet<PeerId>,
+    /// Updates of which it could be told whether they were trained on the assigned data.
+    tested: BTreeSet<PeerId>,
+    /// How often each auditor was alone with its opinion, and how often it was not.
+    auditors: BTreeMap<PeerId, (u32, u32)>,
+}
+
+impl Assessment {
+    pub fn finding(&self, author: PeerId) -> Finding {
+        self.findings.get(&author).copied().unwrap_or(Finding::Open)
+    }
+
+    pub fn is_unanimous(&self, author: PeerId) -> bool {
+        self.unanimous.contains(&author)
+    }
+
+    /// Whether an update was trained on what its author was assigned; none where that cannot be told.
+    pub fn is_on_assigned_data(&self, author: PeerId) -> Option<bool> {
+        self.tested.contains(&author).then(|| !self.unassigned.contains(&author))
+    }
+
+    pub(super) fn rates(&self) -> &BTreeMap<PeerId, i64> {
+        &self.rates
+    }
+
+    pub(super) fn auditors(&self) -> &BTreeMap<PeerId, (u32, u32)> {
+        &self.auditors
+    }
+
+    /// The verdict on an update of good form.
+    pub fn verdict(&self, author: PeerId) -> Verdict {
+        match self.finding(author) {
+            Finding::Open | Finding::Good => Verdict::Accepted,
+            Finding::Harmful => Verdict::Harmful,
+            Finding::Copied => Verdict::Copied,
+        }
+    }
+}
+
+/// Weighs the opinions on these subjects. Opinions on others, and of those who were not drawn, are passed over.
+///
+/// An opinion is against an update when the loss on its author's data falls by less than a quarter of what the median
+/// update of the round brings for the same work (of what the auditor's own brings elsewhere, where few were audited), or
+/// when it undoes elsewhere what an honest update brings. The majority of an update's auditors decides.
+pub fn assess(subjects: &[Subject], draw: &Draw, opinions: &[Opinion]) -> Assessment {
+    let work: BTreeMap<PeerId, i64> = subjects.iter().map(|subject| (subject.author, subject.work_1024)).collect();
+    let full = |value: i32, peer: &PeerId| {
+        i64::from(value) * WORK_FULL / work.get(peer).copied().unwrap_or(WORK_FULL).clamp(1, WORK_FULL)
+    };
+    let mut by_author: BTreeMap<PeerId, Vec<&Opinion>> = BTreeMap::new();
+    for opinion in opinions {
+        let drawn = draw.get(&opinion.author).is_some_and(|auditors| auditors.contains(&opinion.auditor));
+        if drawn && work.contains_key(&opinion.author) {
+            by_author.entry(opinion.author).or_default().push(opinion);
+        }
+    }
+    let rate = |opinion: &&Opinion| full(opinion.score.assigned, &opinion.author);
+    let margin = |opinion: &&Opinion| rate(opinion) - full(opinion.score.other, &opinion.author);
+    let rates = medians(&by_author, rate);
+    let reference = (rates.len() >= REFERENCE_UPDATES_MIN).then(|| median(rates.values().copied().collect()));
+    let is_harmful = |opinion: &Opinion| {
+        let own = opinion.score.own.map(|own| full(own, &opinion.auditor));
+        let expected = reference.or(own).unwrap_or(0);
+        let undoes = -expected.max(own.unwrap_or(0)).max(0) - NOISE;
+        rate(&opinion) < least(expected) || full(opinion.score.other, &opinion.author) < undoes
+    };
+    let copied_from =
+        |opinion: &Opinion| opinion.score.copies.filter(|other| *other != opinion.author && work.contains_key(other));
+    let mut assessment = Assessment { rates, ..Assessment::default() };
+    let mut copies = BTreeMap::new();
+    for (author, opinions) in &by_author {
+        let against: Vec<bool> =
+            opinions.iter().map(|opinion| is_harmful(opinion) || copied_from(opinion).is_some()).collect();
+        let named: Vec<PeerId> = opinions.iter().filter_map(|opinion| copied_from(opinion)).collect();
+        let drawn = draw.get(author).map_or(0, BTreeSet::len);
+        let finding = decide(&against, named.len(), drawn);
+        if finding == Finding::Copied {
+            copies.insert(*author, most_named(&named));
+        }
+        assessment.findings.insert(*author, finding);
+        note_auditors(&mut assessment, *author, opinions, &against);
+    }
+    for author in circular(&copies) {
+        assessment.findings.insert(author, Finding::Open);
+    }
+    test_assigned(&mut assessment, &medians(&by_author, margin), reference);
+    assessment
+}
+
+/// The least fall of the loss that honest work brings where this much is expected.
+fn least(expected: i64) -> i64 {
+    (if expected > 0 { expected / SHARE } else { expected * SHARE }) - NOISE
+}
+
+fn decide(against: &[bool], copied: usize, drawn: usize) -> Finding {
+    let all = against.len();
+    let bad = against.iter().filter(|bad| **bad).count();
+    if bad * 2 > all && bad >= AGREE_MIN {
+        return if copied * 2 > all && copied >= AGREE_MIN { Finding::Copied } else { Finding::Harmful };
+    }
+    let good = all - bad;
+    if good * 2 > all && good >= AGREE_MIN.min(drawn) { Finding::Good } else { Finding::Open }
+}
+
+/// Whether somebody was alone with an opinion shows only where there are three or more.
+fn note_auditors(assessment: &mut Assessment, author: PeerId, opinions: &[&Opinion], against: &[bool]) {
+    let bad = against.iter().filter(|bad| **bad).count();
+    if bad == 0 || bad == against.len() {
+        assessment.unanimous.insert(author);
+    }
+    if against.len() < 3 {
+        return;
+    }
+    for (opinion, is_against) in opinions.iter().zip(against) {
+        let same = if *is_against { bad } else { against.len() - bad };
+        let (alone, agreed) = assessment.auditors.entry(opinion.auditor).or_default();
+        *(if same == 1 { alone } else { agreed }) += 1;
+    }
+}
+
+/// Gauntlet's test (Templar): work on the assigned data helps there more than elsewhere. It says something only where
+/// the round's median update shows it.
+fn test_assigned(assessment: &mut Assessment, margins: &BTreeMap<PeerId, i64>, reference: Option<i64>) {
+    let usual = median(margins.values().copied().collect());
+    if reference.is_none_or(|reference| usual * 8 < reference.max(8 * NOISE)) {
+        return;
+    }
+    for (author, margin) in margins {
+        assessment.tested.insert(*author);
+        if *margin < usual / SHARE {
+            assessment.unassigned.insert(*author);
+        }
+    }
+}
+
+fn medians(by_author: &BTreeMap<PeerId, Vec<&Opinion>>, of: impl Fn(&&Opinion) -> i64) -> BTreeMap<PeerId, i64> {
+    by_author.iter().map(|(author, opinions)| (*author, median(opinions.iter().map(&of).collect()))).collect()
+}
+
+/// The lower median; 0 of nothing.
+fn median(mut values: Vec<i64>) -> i64 {
+    values.sort_unstable();
+    values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(0)
+}
+
+fn most_named(named: &[PeerId]) -> Option<PeerId> {
+    let count = |peer: &PeerId| named.iter().filter(|other| *other == peer).count();
+    named.iter().copied().max_by_key(|peer| (count(peer), core::cmp::Reverse(*peer)))
+}
+
+/// Authors that are said to have copied each other: then nobody knows who was first, and the copied one must not lose.
+fn circular(copies: &BTreeMap<PeerId, Option<PeerId>>) -> Vec<PeerId> {
+    let next = |peer: PeerId| copies.get(&peer).copied().flatten();
+    let returns = |start: PeerId| {
+        let mut at = next(start);
+        for _ in 0..copies.len() {
+            match at {
+                Some(peer) if peer == start => return true,
+                Some(peer) => at = next(peer),
+                None => return false,
+            }
+        }
+        false
+    };
+    copies.keys().copied().filter(|peer| returns(*peer)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::judging::evidence;
+
+    fn peer(number: u8) -> PeerId {
+        PeerId([number; 32])
+    }
+
+    fn score(assigned: i32, other: i32) -> Score {
+        Score { assigned, other, own: Some(9_000), alignment_1024: None, copies: None }
+    }
+
+    /// Peers 1 to n with full work, each audited by the next three, which say what `of` says of it.
+    fn round(n: u8, of: impl Fn(u8, u8) -> Score) -> Assessment {
+        let subjects: Vec<Subject> = (1..=n)
+            .map(|author| Subject { author: peer(author), update: Digest([author; 32]), work_1024: 1024 })
+            .collect();
+        let auditors = |author: u8| (1..=3).map(move |step| (author - 1 + step) % n + 1);
+        let draw: Draw = (1..=n).map(|author| (peer(author), auditors(author).map(peer).collect())).collect();
+        let opinions: Vec<Opinion> = (1..=n)
+            .flat_map(|author| auditors(author).map(move |auditor| (author, auditor)))
+            .map(|(author, auditor)| Opinion {
+                auditor: peer(auditor),
+                author: peer(author),
+                score: of(author, auditor),
+            })
+            .collect();
+        assess(&subjects, &draw, &opinions)
+    }
+
+    fn honest(author: u8) -> Score {
+        let spread = i32::from(author) * 300;
+        score(14_000 + spread, 8_000 + spread)
+    }
+
+    #[test]
+    fn lies_in_updates_are_told_from_honest_work_and_from_half_of_it() {
+        let lies = [
+            ("sign flip", score(-15_000, -9_000), Finding::Harmful),
+            ("a thousand times", score(i32::MIN, i32::MIN), Finding::Harmful),
+            ("noise", score(-300, -200), Finding::Harmful),
+            ("nothing", score(0, 0), Finding::Harmful),
+            ("help here and harm elsewhere", score(15_000, -40_000), Finding::Harmful),
+            ("half of the work", score(7_500, 4_000), Finding::Good),
+            ("all of it", score(15_000, 9_000), Finding::Good),
+        ];
+        for (name, lie, finding) in lies {
+            let found = round(9, |author, _| if author == 4 { lie } else { honest(author) });
+            assert_eq!(found.finding(peer(4)), finding, "{name}");
+            let others = (1..=9).filter(|author| *author != 4);
+            assert!(others.into_iter().all(|author| found.finding(peer(author)) == Finding::Good), "{name}");
+            assert!(found.is_unanimous(peer(4)));
+        }
+    }
+
+    #[test]
+    fn where_few_are_audited_the_auditors_own_update_is_the_measure() {
+        for (assigned, finding) in [(0, Finding::Harmful), (2_000, Finding::Harmful), (2_500, Finding::Good)] {
+            let subjects = [Subject { author: peer(1), update: Digest::default(), work_1024: 1024 }];
+            let draw = Draw::from([(peer(1), (2..=4).map(peer).collect())]);
+            let opinion = |auditor| Opinion { auditor: peer(auditor), author: peer(1), score: score(assigned, 0) };
+            let found = assess(&subjects, &draw, &[opinion(2), opinion(3), opinion(4)]);
+            assert_eq!(found.finding(peer(1)), finding, "{assigned}");
+        }
+    }
+
+    #[test]
+    fn little_work_is_measured_as_little_work() {
+        let subjects: Vec<Subject> = (1..=5)
+            .map(|author| Subject {
+                author: peer(author),
+                update: Digest::default(),
+                work_1024: if author == 1 { 128 } else { 1024 },
+            })
+            .collect();
+        let draw: Draw = (1..=5).map(|author| (peer(author), BTreeSet::from([peer(6), peer(7)]))).collect();
+        let opinions: Vec<Opinion> = (1..=5)
+            .flat_map(|author| [6, 7].map(|auditor| (author, auditor)))
+            .map(|(author, auditor)| Opinion {
+                auditor: peer(auditor),
+                author: peer(author),
+                score: if author == 1 { score(1_900, 1_000) } else { score(15_000, 8_000) },
+            })
+            .collect();
+        assert_eq!(assess(&subjects, &draw, &opinions).finding(peer(1)), Finding::Good);
+    }
+
+    #[test]
+    fn the_majority_decides_and_who_is_alone_is_noted() {
+        let lies = |author: u8, auditor: u8| if auditor == 5 { score(-15_000, -9_000) } else { honest(author) };
+        let found = round(9, lies);
+        assert!((1..=9).all(|author| found.finding(peer(author)) == Finding::Good));
+        assert!(!found.is_unanimous(peer(4)) && found.is_unanimous(peer(5)));
+        assert_eq!(found.auditors()[&peer(5)], (3, 0));
+        assert!(found.auditors().iter().all(|(auditor, (alone, _))| *auditor == peer(5) || *alone == 0));
+    }
+
+    #[test]
+    fn nobody_is_refused_on_the_word_of_one_nor_found_good_where_a_second_was_asked() {
+        let subjects = [Subject { author: peer(1), update: Digest::default(), work_1024: 1024 }];
+        let draw = Draw::from([(peer(1), (2..=4).map(peer).collect())]);
+        for assigned in [-15_000, 15_000] {
+            let opinion = Opinion { auditor: peer(2), author: peer(1), score: score(assigned, assigned) };
+            assert_eq!(assess(&subjects, &draw, &[opinion]).finding(peer(1)), Finding::Open);
+            let stranger = Opinion { auditor: peer(9), ..opinion };
+            assert_eq!(assess(&subjects, &draw, &[opinion, stranger, stranger]).finding(peer(1)), Finding::Open);
+        }
+    }
+
+    #[test]
+    fn who_copies_is_refused_and_who_was_copied_is_not() {
+        let copies = |author: u8, of: u8| Score { copies: Some(peer(of)), ..honest(author) };
+        let found = round(9, |author, _| if author == 4 { copies(4, 2) } else { honest(author) });
+        assert_eq!(found.finding(peer(4)), Finding::Copied);
+        assert_eq!(found.finding(peer(2)), Finding::Good);
+        let each_other = round(9, |author, _| match author {
+            4 => copies(4, 2),
+            2 => copies(2, 4),
+            _ => honest(author),
+        });
+        assert_eq!((each_other.finding(peer(4)), each_other.finding(peer(2))), (Finding::Open, Finding::Open));
+        let of_nobody = round(9, |author, _| if author == 4 { copies(4, 77) } else { honest(author) });
+        assert_eq!(of_nobody.finding(peer(4)), Finding::Good, "who is not in the round was not copied");
+    }
+
+    #[test]
+    fn work_on_other_data_than_the_assigned_shows_over_rounds() {
+        let found = round(9, |author, _| if author == 4 { score(9_000, 9_000) } else { honest(author) });
+        assert_eq!(found.finding(peer(4)), Finding::Good, "it helps");
+        assert_eq!(found.is_on_assigned_data(peer(4)), Some(false));
+        assert_eq!(found.is_on_assigned_data(peer(5)), Some(true));
+        let mut standing = shoal_wire::judging::Standing::default();
+        let rounds = (1..100).find(|_| {
+            standing = evidence::after_round(standing, peer(4), &found);
+            !evidence::is_proven(&standing)
+        });
+        assert_eq!(rounds, Some(13));
+        let flat = round(9, |author, _| score(9_000 + i32::from(author), 9_000));
+        assert_eq!(flat.is_on_assigned_data(peer(4)), None, "where nobody's work shows it, nothing follows");
+    }
+
+    #[test]
+    fn ratings_rank_honest_work_above_half_work_copies_noise_and_sign_flips_by_round_twenty() {
+        // 1 to 8 honest, then half work, old work, noise, sign flips, with noise as large as half of an honest gain.
+        let mut state = 7_u64;
+        let mut noise = move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as i32 % 14_000 - 7_000
+        };
+        let gain = |author: u8| match author {
+            1..=8 => 14_000,
+            9 | 10 => 7_000,
+            11 | 12 => 4_000,
+            13 | 14 => 0,
+            _ => -14_000,
+        };
+        let mut ratings: BTreeMap<PeerId, i32> = BTreeMap::new();
+        for _ in 0..20 {
+            let drawn: Vec<i32> = (0..=16).map(|author| gain(author) + noise()).collect();
+            let found = round(16, |author, _| score(drawn[usize::from(author)], drawn[usize::from(author)] / 2));
+            let before = ratings.clone();
+            let rating = |peer: PeerId| before.get(&peer).copied().unwrap_or_default();
+            for author in (1..=16).map(peer) {
+                *ratings.entry(author).or_default() += evidence::points(author, rating(author), &found, rating);
+            }
+        }
+        let above = |one: u8, other: u8| u32::from(ratings[&peer(one)] > ratings[&peer(other)]);
+        let pairs: u32 =
+            (1..=8).flat_map(|one| (9..=16).map(move |other| (one, other))).map(|(a, b)| above(a, b)).sum();
+        assert!(pairs * 100 >= 95 * 64, "AUC {pairs}/64: {ratings:?}");
+    }
+}
