@@ -93,9 +93,9 @@ impl Assessment {
 
 /// Weighs the opinions on these subjects. Opinions on others, and of those who were not drawn, are passed over.
 ///
-/// An opinion is against an update when the loss on its author's data falls by less than a quarter of what the median
-/// update of the round brings for the same work (of what the auditor's own brings elsewhere, where few were audited), or
-/// when it undoes elsewhere what an honest update brings. The majority of an update's auditors decides.
+/// An opinion is against an update when the loss falls by less than a quarter of what the median update of the round
+/// brings for the same work (of what the auditor's own brings, where few were audited), on its author's data and on
+/// other data alike, or when it undoes elsewhere what an honest update brings. The majority of an update's auditors decides.
 pub fn assess(subjects: &[Subject], draw: &Draw, opinions: &[Opinion]) -> Assessment {
     let work: BTreeMap<PeerId, i64> = subjects.iter().map(|subject| (subject.author, subject.work_1024)).collect();
     let full = |value: i32, peer: &PeerId| {
@@ -116,7 +116,8 @@ pub fn assess(subjects: &[Subject], draw: &Draw, opinions: &[Opinion]) -> Assess
         let own = opinion.score.own.map(|own| full(own, &opinion.auditor));
         let expected = reference.or(own).unwrap_or(0);
         let undoes = -expected.max(own.unwrap_or(0)).max(0) - NOISE;
-        rate(&opinion) < least(expected) || full(opinion.score.other, &opinion.author) < undoes
+        let other = full(opinion.score.other, &opinion.author);
+        helps_too_little(rate(&opinion), other, expected) || other < undoes
     };
     let copied_from =
         |opinion: &Opinion| opinion.score.copies.filter(|other| *other != opinion.author && work.contains_key(other));
@@ -139,6 +140,15 @@ pub fn assess(subjects: &[Subject], draw: &Draw, opinions: &[Opinion]) -> Assess
     }
     test_assigned(&mut assessment, &medians(&by_author, margin), reference);
     assessment
+}
+
+/// Whether an update brings less than a quarter of what is expected, both on its author's data and on other data. How
+/// far the two differ is how little one of them says: late in a run, when gains are small, honest ones scatter around
+/// nothing. Harm of four times what is expected needs no such doubt.
+fn helps_too_little(assigned: i64, other: i64, expected: i64) -> bool {
+    let best = assigned.max(other);
+    let doubt = assigned.abs_diff(other).min(i64::MAX as u64 / 2) as i64;
+    best < -SHARE * expected.abs().max(NOISE) || best + doubt < least(expected)
 }
 
 /// The least fall of the loss that honest work brings where this much is expected.
@@ -280,10 +290,22 @@ mod tests {
         for (assigned, finding) in [(0, Finding::Harmful), (2_000, Finding::Harmful), (2_500, Finding::Good)] {
             let subjects = [Subject { author: peer(1), update: Digest::default(), work_1024: 1024 }];
             let draw = Draw::from([(peer(1), (2..=4).map(peer).collect())]);
-            let opinion = |auditor| Opinion { auditor: peer(auditor), author: peer(1), score: score(assigned, 0) };
+            let opinion =
+                |auditor| Opinion { auditor: peer(auditor), author: peer(1), score: score(assigned, assigned) };
             let found = assess(&subjects, &draw, &[opinion(2), opinion(3), opinion(4)]);
             assert_eq!(found.finding(peer(1)), finding, "{assigned}");
         }
+    }
+
+    #[test]
+    fn where_gains_are_lost_in_noise_nobody_is_refused_who_does_no_clear_harm() {
+        for (assigned, other, against) in
+            [(-300, 700, false), (90, -900, false), (100, 100, true), (-4_100, -8_000, true), (-500, -600, true)]
+        {
+            assert_eq!(helps_too_little(assigned, other, 1_000), against, "{assigned} and {other}");
+        }
+        let least = i64::from(i32::MIN) * WORK_FULL;
+        assert!(helps_too_little(least, least / 4, 1_000), "however far apart they are");
     }
 
     #[test]
