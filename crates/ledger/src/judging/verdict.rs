@@ -112,28 +112,34 @@ pub fn assess(subjects: &[Subject], draw: &Draw, opinions: &[Opinion]) -> Assess
     let margin = |opinion: &&Opinion| rate(opinion) - full(opinion.score.other, &opinion.author);
     let rates = medians(&by_author, rate);
     let reference = (rates.len() >= REFERENCE_UPDATES_MIN).then(|| median(rates.values().copied().collect()));
+    // Where few were audited, an auditor that trains nothing has no measure of what is little: only its praise counts.
     let is_harmful = |opinion: &Opinion| {
         let own = opinion.score.own.map(|own| full(own, &opinion.auditor));
-        let expected = reference.or(own).unwrap_or(0);
-        let undoes = -expected.max(own.unwrap_or(0)).max(0) - NOISE;
         let other = full(opinion.score.other, &opinion.author);
-        helps_too_little(rate(&opinion), other, expected) || other < undoes
+        let Some(expected) = reference.or(own) else {
+            return (!helps_too_little(rate(&opinion), other, 0)).then_some(false);
+        };
+        let undoes = -expected.max(own.unwrap_or(0)).max(0) - NOISE;
+        Some(helps_too_little(rate(&opinion), other, expected) || other < undoes)
     };
     let copied_from =
         |opinion: &Opinion| opinion.score.copies.filter(|other| *other != opinion.author && work.contains_key(other));
     let mut assessment = Assessment { rates, ..Assessment::default() };
     let mut copies = BTreeMap::new();
     for (author, opinions) in &by_author {
-        let against: Vec<bool> =
-            opinions.iter().map(|opinion| is_harmful(opinion) || copied_from(opinion).is_some()).collect();
+        let mut voices = Vec::with_capacity(opinions.len());
+        for opinion in opinions {
+            let against = if copied_from(opinion).is_some() { Some(true) } else { is_harmful(opinion) };
+            voices.extend(against.map(|against| (*opinion, against)));
+        }
         let named: Vec<PeerId> = opinions.iter().filter_map(|opinion| copied_from(opinion)).collect();
         let drawn = draw.get(author).map_or(0, BTreeSet::len);
-        let finding = decide(&against, named.len(), drawn);
+        let finding = decide(&voices, named.len(), drawn);
         if finding == Finding::Copied {
             copies.insert(*author, most_named(&named));
         }
         assessment.findings.insert(*author, finding);
-        note_auditors(&mut assessment, *author, opinions, &against);
+        note_auditors(&mut assessment, *author, &voices);
     }
     for author in circular(&copies) {
         assessment.findings.insert(author, Finding::Open);
@@ -156,9 +162,9 @@ fn least(expected: i64) -> i64 {
     (if expected > 0 { expected / SHARE } else { expected * SHARE }) - NOISE
 }
 
-fn decide(against: &[bool], copied: usize, drawn: usize) -> Finding {
-    let all = against.len();
-    let bad = against.iter().filter(|bad| **bad).count();
+fn decide(voices: &[(&Opinion, bool)], copied: usize, drawn: usize) -> Finding {
+    let all = voices.len();
+    let bad = voices.iter().filter(|(_, bad)| *bad).count();
     if bad * 2 > all && bad >= AGREE_MIN {
         return if copied * 2 > all && copied >= AGREE_MIN { Finding::Copied } else { Finding::Harmful };
     }
@@ -167,16 +173,16 @@ fn decide(against: &[bool], copied: usize, drawn: usize) -> Finding {
 }
 
 /// Whether somebody was alone with an opinion shows only where there are three or more.
-fn note_auditors(assessment: &mut Assessment, author: PeerId, opinions: &[&Opinion], against: &[bool]) {
-    let bad = against.iter().filter(|bad| **bad).count();
-    if bad == 0 || bad == against.len() {
+fn note_auditors(assessment: &mut Assessment, author: PeerId, voices: &[(&Opinion, bool)]) {
+    let bad = voices.iter().filter(|(_, bad)| *bad).count();
+    if bad == 0 || bad == voices.len() {
         assessment.unanimous.insert(author);
     }
-    if against.len() < 3 {
+    if voices.len() < 3 {
         return;
     }
-    for (opinion, is_against) in opinions.iter().zip(against) {
-        let same = if *is_against { bad } else { against.len() - bad };
+    for (opinion, against) in voices {
+        let same = if *against { bad } else { voices.len() - bad };
         let (alone, agreed) = assessment.auditors.entry(opinion.auditor).or_default();
         *(if same == 1 { alone } else { agreed }) += 1;
     }
@@ -306,6 +312,17 @@ mod tests {
         }
         let least = i64::from(i32::MIN) * WORK_FULL;
         assert!(helps_too_little(least, least / 4, 1_000), "however far apart they are");
+    }
+
+    #[test]
+    fn auditors_that_do_not_train_refuse_nobody_where_they_have_no_measure() {
+        for (gain, finding) in [(-5_000, Finding::Open), (5_000, Finding::Good)] {
+            let subjects = [Subject { author: peer(1), update: Digest::default(), work_1024: 1024 }];
+            let draw = Draw::from([(peer(1), (2..=3).map(peer).collect())]);
+            let idle = Score { own: None, ..score(gain, gain) };
+            let opinion = |auditor| Opinion { auditor: peer(auditor), author: peer(1), score: idle };
+            assert_eq!(assess(&subjects, &draw, &[opinion(2), opinion(3)]).finding(peer(1)), finding);
+        }
     }
 
     #[test]
