@@ -6,6 +6,7 @@
 mod chain;
 mod error;
 pub mod judging;
+pub mod log;
 mod roster;
 
 pub use chain::{AcceptedUpdate, Chain, Credit, HISTORY_ROUNDS, Head, Step};

@@ -86,3 +86,17 @@ pub const QUEUE_MESSAGES_MAX: usize = 4096;
 pub const QUEUE_BYTES_MAX: usize = 12 * 1024 * 1024;
 /// Bytes that may wait at a relay for all clients together.
 pub const QUEUES_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// A signed note: the checkpoint of a log, with signatures.
+pub const NOTE_BYTES_MAX: usize = 128 * 1024;
+/// Signatures under a note.
+pub const NOTE_SIGNATURES_MAX: usize = 64;
+/// Name of a key that signs notes.
+pub const NOTE_KEY_NAME_BYTES_MAX: usize = 255;
+/// Hashes of a consistency proof that a witness reads.
+pub const PROOF_HASHES_MAX: usize = 63;
+/// A request to a witness: a note, and the proof before it.
+pub const ADD_CHECKPOINT_BYTES_MAX: usize = 4 * 1024 + NOTE_BYTES_MAX;
+/// Requests that a witness holds in memory at once.
+pub const WITNESS_REQUESTS_MAX: usize = 16;
+/// Entries of a log that an auditor reads.
+pub const LOG_ENTRIES_MAX: u64 = 1 << 22;
