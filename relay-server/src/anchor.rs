@@ -32,9 +32,22 @@ impl Anchors {
         self.derive("shoal 2026 v1 host", &[])
     }
 
+    /// Of the key that signs the checkpoints of this relay's logs.
+    pub fn log_secret(&self) -> [u8; 32] {
+        self.secret("shoal 2026 v1 log", &[])
+    }
+
+    /// Of the key with which this relay cosigns others' checkpoints.
+    pub fn witness_secret(&self) -> [u8; 32] {
+        self.secret("shoal 2026 v1 witness", &[])
+    }
+
     fn derive(&self, label: &str, context: &[u8]) -> Identity {
-        let material = [&self.secret, context].concat();
-        Identity::from_secret(blake3::derive_key(label, &material))
+        Identity::from_secret(self.secret(label, context))
+    }
+
+    fn secret(&self, label: &str, context: &[u8]) -> [u8; 32] {
+        blake3::derive_key(label, &[&self.secret, context].concat())
     }
 }
 
@@ -50,5 +63,7 @@ mod tests {
         assert_ne!(peer(1, 2), peer(2, 1));
         assert_ne!(peer(1, 2), peer(1, 3));
         assert_ne!(peer(1, 2), anchors.host().peer());
+        assert_ne!(anchors.log_secret(), anchors.witness_secret());
+        assert_eq!(anchors.log_secret(), Anchors::new([1; 32]).log_secret());
     }
 }

@@ -25,6 +25,7 @@ use crate::{
     anchor::Anchors,
     error::ApiError,
     hub::Hub,
+    log::{self, Logs},
     origin::Origins,
     publish::{self, Unfit},
     socket::{self, Rates},
@@ -45,6 +46,7 @@ pub struct App {
     pub hub: Arc<Hub>,
     pub storage: Arc<Storage>,
     pub anchors: Anchors,
+    pub logs: Arc<Logs>,
     pub origins: Origins,
     pub rates: Rates,
     /// Digest of the host's token: comparing digests takes the same time whatever is wrong.
@@ -70,6 +72,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/anchor", get(anchor))
         .route("/api/signal", get(signal))
         .route("/api/{*rest}", get(no_such_route).fallback(no_such_route))
+        .merge(log::routes())
         .method_not_allowed_fallback(wrong_method)
         .with_state(app)
 }
@@ -131,7 +134,7 @@ async fn list_runs(State(app): State<Arc<App>>) -> Result<Json<Vec<RunSummary>>,
     Ok(Json(summaries.await?))
 }
 
-fn find(app: &App, id: &str) -> Result<(RunId, Run), ApiError> {
+pub fn find(app: &App, id: &str) -> Result<(RunId, Run), ApiError> {
     let run = RunId::from_hex(id)
         .ok_or_else(|| ApiError::bad_request("a run's id has 64 hexadecimal digits", "GET /api/runs lists them"))?;
     let found = app.storage.run(run).ok_or_else(|| ApiError::not_found("this run"))?;
@@ -164,13 +167,13 @@ async fn show_run(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result
     Ok(Json(details).into_response())
 }
 
-fn octets(bytes: impl Into<Body>, cache: &'static str) -> Response {
+pub fn octets(bytes: impl Into<Body>, cache: &'static str) -> Response {
     let headers = [(header::CONTENT_TYPE, "application/octet-stream"), (header::CACHE_CONTROL, cache)];
     (headers, bytes.into()).into_response()
 }
 
 /// For what its digest names: it never changes.
-const IMMUTABLE: &str = "public, max-age=31536000, immutable";
+pub const IMMUTABLE: &str = "public, max-age=31536000, immutable";
 
 async fn manifest(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, ApiError> {
     let (_, run) = find(&app, &id)?;
@@ -264,8 +267,8 @@ async fn put_blob(
     Ok(if new { StatusCode::CREATED } else { StatusCode::OK })
 }
 
-/// Reads a body; after [`authorise`], because it is held in memory.
-async fn read(body: Body, bytes_max: usize, within: Duration) -> Result<Bytes, ApiError> {
+/// Reads a body. It is held in memory: whoever calls this bounds how many are read at once, or knows who sends them.
+pub async fn read(body: Body, bytes_max: usize, within: Duration) -> Result<Bytes, ApiError> {
     match timeout(within, Limited::new(body, bytes_max).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {

@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, ValueEnum};
 use shoal_learn::presets::Preset;
+use shoal_ledger::log::VerifierKey;
+use shoal_node::witness::WitnessAddress;
 use shoal_relay::{Config, Demo};
 use shoal_wire::manifest::Codec;
 
@@ -46,6 +48,18 @@ pub struct Cli {
     /// A site that may embed the compact page, such as https://example.org (repeatable; none given: any site)
     #[arg(long, value_name = "ORIGIN")]
     embed_origin: Vec<String>,
+
+    /// Name of this relay in the origins of its logs, such as relay.example.org [default: one made from their key]
+    #[arg(long, value_name = "NAME")]
+    log_name: Option<String>,
+
+    /// A witness that cosigns the checkpoints of this relay's logs (repeatable)
+    #[arg(long, value_name = "URL+VKEY", value_parser = WitnessAddress::parse)]
+    witness: Vec<WitnessAddress>,
+
+    /// Key of a log whose checkpoints this relay cosigns as a witness (repeatable)
+    #[arg(long, value_name = "VKEY", value_parser = VerifierKey::parse)]
+    witness_log: Vec<VerifierKey>,
 
     /// Bytes that uploads may take in all
     #[arg(long, value_name = "BYTES", default_value_t = 16 * 1024 * 1024 * 1024)]
@@ -175,6 +189,9 @@ impl Cli {
             demo,
             allow_origins: self.allow_origin,
             embed_origins: self.embed_origin,
+            log_name: self.log_name,
+            witness_logs: self.witness_log,
+            witnesses: self.witness,
             quota_bytes: self.quota_bytes,
             connections_per_address_max: self.connections_per_address,
             ..Config::new(self.data_dir)

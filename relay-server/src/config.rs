@@ -5,6 +5,8 @@ use std::{
     path::PathBuf,
 };
 
+use shoal_ledger::log::VerifierKey;
+use shoal_node::witness::WitnessAddress;
 use shoal_wire::limits;
 
 use crate::{demo::Demo, socket::Rates};
@@ -23,6 +25,12 @@ pub struct Config {
     pub allow_origins: Vec<String>,
     /// Sites that may embed the compact page; none means any.
     pub embed_origins: Vec<String>,
+    /// What the origins of this relay's logs begin with; without it, a name made from their key.
+    pub log_name: Option<String>,
+    /// Logs whose checkpoints this relay cosigns as a witness.
+    pub witness_logs: Vec<VerifierKey>,
+    /// Witnesses that are asked to cosign this relay's checkpoints.
+    pub witnesses: Vec<WitnessAddress>,
     pub quota_bytes: u64,
     pub room_peers_max: usize,
     pub connections_per_address_max: usize,
@@ -41,6 +49,9 @@ impl Config {
             demo: None,
             allow_origins: Vec::new(),
             embed_origins: Vec::new(),
+            log_name: None,
+            witness_logs: Vec::new(),
+            witnesses: Vec::new(),
             quota_bytes: 16 * 1024 * 1024 * 1024,
             room_peers_max: limits::ROOM_PEERS_MAX,
             connections_per_address_max: 512,

@@ -1,7 +1,8 @@
-//! The index: which runs are published, and which blobs were uploaded and count against the quota.
+//! The index: which runs are published, and which blobs were uploaded and count against the quota; and the runs' logs
+//! (`log/table.rs`).
 //!
-//! The files are the truth; this is what makes listing and counting cheap. A row is written after its file is
-//! durable and before the request is acknowledged.
+//! For runs and blobs the files are the truth; this is what makes listing and counting cheap. A row is written after its
+//! file is durable and before the request is acknowledged. What was logged and what was cosigned stands here only.
 
 use std::{
     path::Path,
@@ -10,12 +11,16 @@ use std::{
 };
 
 use rusqlite::{Connection, OptionalExtension as _, params};
+use shoal_ledger::log::{EntryError, TileError};
 use shoal_wire::{Digest, RunId};
 use thiserror::Error;
 
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
-const SCHEMA: &str = "
+/// What each version added to the one before.
+const SCHEMAS: [&str; SCHEMA_VERSION as usize] = [RUNS_AND_BLOBS, crate::log::SCHEMA];
+
+const RUNS_AND_BLOBS: &str = "
     CREATE TABLE runs (
         run BLOB PRIMARY KEY NOT NULL,
         created_ms INTEGER NOT NULL
@@ -33,6 +38,10 @@ pub enum DatabaseError {
     Sqlite(#[from] rusqlite::Error),
     #[error("the index was written by a newer shoal-relay (schema {found}, this one knows {SCHEMA_VERSION}): update")]
     Newer { found: i64 },
+    #[error("the stored log of a run is damaged: {0}")]
+    Hashes(#[from] TileError),
+    #[error("the stored log of a run is damaged: {0}")]
+    Entry(#[from] EntryError),
 }
 
 #[derive(Debug)]
@@ -48,20 +57,18 @@ impl Database {
         // An acknowledged row survives a power cut, not only a crash of this process.
         connection.pragma_update(None, "synchronous", "FULL")?;
         let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        match found {
-            0 => {
-                let transaction = connection.transaction()?;
-                transaction.execute_batch(SCHEMA)?;
-                transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-                transaction.commit()?;
-            }
-            SCHEMA_VERSION => {}
-            found => return Err(DatabaseError::Newer { found }),
+        let missing = usize::try_from(found).ok().and_then(|found| SCHEMAS.get(found..));
+        let missing = missing.ok_or(DatabaseError::Newer { found })?;
+        if !missing.is_empty() {
+            let transaction = connection.transaction()?;
+            missing.iter().try_for_each(|schema| transaction.execute_batch(schema))?;
+            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+            transaction.commit()?;
         }
         Ok(Self { connection: Mutex::new(connection) })
     }
 
-    fn connection(&self) -> MutexGuard<'_, Connection> {
+    pub(crate) fn connection(&self) -> MutexGuard<'_, Connection> {
         // Statements are atomic in SQLite itself, so a panic elsewhere leaves nothing half-done here.
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -129,6 +136,22 @@ mod tests {
         assert_eq!(database.runs().unwrap(), [(RunId([1; 32]), 5)]);
         assert_eq!(database.blobs_bytes().unwrap(), 111);
         assert_eq!(database.blob_bytes(Digest([2; 32])).unwrap(), Some(100));
+    }
+
+    #[test]
+    fn an_index_of_the_first_version_gets_what_was_added_and_keeps_what_it_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("index.sqlite");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(RUNS_AND_BLOBS).unwrap();
+        old.execute("INSERT INTO runs VALUES (?1, 5)", params![[1; 32].as_slice()]).unwrap();
+        old.pragma_update(None, "user_version", 1).unwrap();
+        drop(old);
+        let database = Database::open(&path).unwrap();
+        assert_eq!(database.runs().unwrap(), [(RunId([1; 32]), 5)]);
+        assert_eq!(database.log_head(RunId([1; 32])).unwrap(), None);
+        drop(database);
+        Database::open(&path).unwrap();
     }
 
     #[test]

@@ -46,7 +46,7 @@ impl From<StorageError> for ApiError {
             StorageError::Store(StoreError::Corrupt { .. }) => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "the file on the relay is corrupt; the host must restore it")
             }
-            StorageError::Store(_) | StorageError::Database(_) | StorageError::Task(_) => {
+            StorageError::Store(_) | StorageError::Database(_) | StorageError::Log(_) | StorageError::Task(_) => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "the relay's log says more")
             }
         };

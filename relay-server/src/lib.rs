@@ -13,6 +13,7 @@ pub mod demo;
 mod error;
 mod files;
 mod hub;
+mod log;
 mod origin;
 mod pages;
 mod patience;
@@ -52,6 +53,7 @@ use crate::{
     demo::DemoError,
     files::FileError,
     hub::Hub,
+    log::{Logs, LogsError},
     origin::Origins,
     pages::Embedding,
     resident::Resident,
@@ -81,6 +83,8 @@ pub enum StartError {
     Tls(#[from] TlsError),
     #[error("cannot create the demo run: {0}")]
     Demo(#[from] DemoError),
+    #[error(transparent)]
+    Logs(#[from] LogsError),
     #[error(transparent)]
     Resident(#[from] resident::ResidentError),
 }
@@ -114,6 +118,7 @@ impl Relay {
         let host_token_file = config.data_dir.join("host.token");
         let host_token = files::host_token(&host_token_file)?;
         let storage = Arc::new(Storage::open(files, config.quota_bytes)?);
+        let logs = Logs::new(&config, &anchors)?;
         let demo = config.demo.as_ref().map(|demo| demo::ensure(&storage, &anchors, demo)).transpose()?;
         let hub = Arc::new(Hub::new(config.room_peers_max));
         let runs: Vec<RunId> = storage.runs().into_iter().map(|(run, _)| run).collect();
@@ -126,6 +131,7 @@ impl Relay {
             hub: hub.clone(),
             storage: storage.clone(),
             anchors: anchors.clone(),
+            logs: logs.clone(),
             origins: Origins::new(&config.allow_origins),
             rates: config.rates,
             host_token: blake3::hash(host_token.as_bytes()),
@@ -134,6 +140,7 @@ impl Relay {
         };
         let router = pages::router(Embedding::new(&config.embed_origins), api::router(Arc::new(app)));
         let mut servers = Servers::new(&config, router);
+        servers.tasks.push(logs.keep(storage.clone(), servers.stop.subscribe()));
         let http_addr = servers.listen(config.listen, None, "listen").await?;
         let (mut https_addr, mut lan_addresses) = (None, Vec::new());
         if let Some(address) = config.https_listen {
@@ -141,8 +148,11 @@ impl Relay {
             lan_addresses = named;
             https_addr = Some(servers.listen(address, Some(acceptor), "https-listen").await?);
         }
-        let resident =
-            if config.resident { Some(Resident::start(http_addr, storage, anchors, publications)?) } else { None };
+        let resident = if config.resident {
+            Some(Resident::start(http_addr, storage, anchors, logs, publications)?)
+        } else {
+            None
+        };
         let Servers { tasks, stop, .. } = servers;
         Ok(RunningRelay {
             http_addr,

@@ -6,6 +6,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use shoal_node::{Node, NodeConfig, NodeError, NodeEvent, NodeHandle, RelayClient, Trust, parse_relay};
+use shoal_swarm::Event;
 use shoal_wire::RunId;
 use thiserror::Error;
 use tokio::{
@@ -15,7 +16,7 @@ use tokio::{
 };
 use tracing::{debug, error, info};
 
-use crate::{anchor::Anchors, storage::Storage};
+use crate::{anchor::Anchors, log::Logs, storage::Storage};
 
 /// A peer has this long to say good-bye and write what is to be written; a crash would lose nothing either.
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(2500);
@@ -37,6 +38,7 @@ struct Home {
     relay: RelayClient,
     storage: Arc<Storage>,
     anchors: Anchors,
+    logs: Arc<Logs>,
 }
 
 impl Resident {
@@ -45,11 +47,12 @@ impl Resident {
         relay: SocketAddr,
         storage: Arc<Storage>,
         anchors: Anchors,
+        logs: Arc<Logs>,
         publications: mpsc::Receiver<RunId>,
     ) -> Result<Self, ResidentError> {
         let relay = RelayClient::new(parse_relay(&format!("http://{}", reachable(relay)))?, Trust::System)?;
         let stop = watch::Sender::new(false);
-        let home = Home { relay, storage, anchors };
+        let home = Home { relay, storage, anchors, logs };
         let task = tokio::spawn(look_after_runs(home, publications, stop.subscribe()));
         Ok(Self { stop, task })
     }
@@ -104,7 +107,7 @@ async fn look_after(home: Home, run: RunId, mut stop: watch::Receiver<bool>) {
         match home.start(run).await {
             Ok(peer) => {
                 wait = RETRY_FIRST;
-                follow(peer, run, &mut stop).await;
+                follow(peer, run, &home.logs, &mut stop).await;
             }
             Err(error) => {
                 error!(run = run.short(), %error, retry_s = wait.as_secs(), "the resident peer cannot take part");
@@ -137,14 +140,19 @@ impl Home {
 }
 
 /// Logs the peer's news until it ends or the relay stops.
-async fn follow(mut peer: NodeHandle, run: RunId, stop: &mut watch::Receiver<bool>) {
+async fn follow(mut peer: NodeHandle, run: RunId, logs: &Logs, stop: &mut watch::Receiver<bool>) {
     let Some(mut events) = peer.events() else { return };
     loop {
         tokio::select! {
             _ = stop.wait_for(|&stop| stop) => break,
             event = events.recv() => match event {
                 Some(NodeEvent::HeldOut { round, loss }) => info!(run = run.short(), round, loss, "held-out loss"),
-                Some(event) => debug!(run = run.short(), ?event, "resident"),
+                Some(event) => {
+                    if let NodeEvent::Swarm(Event::Certified { .. } | Event::CaughtUp { .. } | Event::RolledBack { .. }) = event {
+                        logs.touch(run);
+                    }
+                    debug!(run = run.short(), ?event, "resident");
+                }
                 None => {
                     error!(run = run.short(), "the resident peer ended by itself");
                     return;

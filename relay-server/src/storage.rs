@@ -13,7 +13,10 @@ use shoal_wire::{Digest, Envelope, Manifest, RunId, WireError, limits::SENDING_B
 use thiserror::Error;
 use tokio::task;
 
-use crate::database::{Database, DatabaseError};
+use crate::{
+    database::{Database, DatabaseError},
+    log::LogError,
+};
 
 #[derive(Debug, Error)]
 pub enum StorageError {
@@ -29,6 +32,8 @@ pub enum StorageError {
     QuotaFull { wanted: u64, used: u64, quota: u64 },
     #[error("too many bytes are being sent at once")]
     Busy,
+    #[error(transparent)]
+    Log(LogError),
     #[error("a storage task failed: {0}")]
     Task(#[from] task::JoinError),
 }
@@ -97,6 +102,10 @@ impl Storage {
 
     pub fn files(&self) -> &Arc<FileStore> {
         &self.files
+    }
+
+    pub fn database(&self) -> &Database {
+        &self.database
     }
 
     /// Published runs, oldest first.

@@ -46,6 +46,8 @@ pub enum NodeError {
     Swarm(#[from] shoal_swarm::SwarmError),
     #[error("cannot compute: {0}")]
     Compute(String),
+    #[error("the witness {text}: {why}")]
+    Witness { text: String, why: String },
     #[error("{0} failed")]
     Task(&'static str),
 }

@@ -213,7 +213,7 @@ impl RelayClient {
     }
 }
 
-fn unreachable(url: &Url, error: &reqwest::Error) -> NodeError {
+pub(crate) fn unreachable(url: &Url, error: &reqwest::Error) -> NodeError {
     // reqwest names the cause only in the chain of sources.
     let mut why = error.to_string();
     let mut source = std::error::Error::source(error);
@@ -240,7 +240,7 @@ struct Complaint {
 /// What a relay calls a file of its own that does not match its digest or checksum.
 const DAMAGED: &str = "corrupt";
 
-async fn refused(mut response: Response) -> NodeError {
+pub(crate) async fn refused(mut response: Response) -> NodeError {
     const WHY_BYTES_MAX: usize = 2000;
     let (url, status) = (response.url().to_string(), response.status());
     let mut body = Vec::new();

@@ -14,6 +14,7 @@ mod storage;
 mod tls;
 mod training;
 pub mod verify;
+pub mod witness;
 
 pub use engine::EngineChoice;
 pub use error::NodeError;

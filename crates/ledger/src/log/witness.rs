@@ -4,6 +4,7 @@
 //! In two steps, for what was cosigned must not be forgotten: [`Witness::check`] says what to remember, the shell stores
 //! it if what it remembered is still the same, and only then asks for the cosignature ([`Acceptance::cosign`]).
 
+use core::fmt;
 use std::collections::BTreeMap;
 
 use shoal_wire::limits::{ADD_CHECKPOINT_BYTES_MAX, PROOF_HASHES_MAX};
@@ -95,16 +96,18 @@ impl AddCheckpoint {
         Ok(Self { old, proof, note })
     }
 
-    /// The body of the HTTP request.
-    pub fn encode(&self) -> String {
-        let mut text = format!("old {}\n", self.old);
-        self.proof.iter().for_each(|hash| text.push_str(&format!("{hash}\n")));
-        format!("{text}\n{}", self.note)
-    }
-
     /// Names the log, before anything is checked.
     pub fn origin(&self) -> &str {
         self.note.text().split('\n').next().unwrap_or_default()
+    }
+}
+
+/// The body of the HTTP request.
+impl fmt::Display for AddCheckpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "old {}", self.old)?;
+        self.proof.iter().try_for_each(|hash| writeln!(f, "{hash}"))?;
+        write!(f, "\n{}", self.note)
     }
 }
 
@@ -230,7 +233,7 @@ mod tests {
         let (tree, witness) = (tree(0, 9), witness());
         for (last, old, size) in [(None, 0, 4), (seen(&tree, 4), 4, 9), (seen(&tree, 9), 9, 9), (None, 0, 0)] {
             let asked = request(&tree, old, size);
-            let received = AddCheckpoint::parse(asked.encode().as_bytes()).unwrap();
+            let received = AddCheckpoint::parse(asked.to_string().as_bytes()).unwrap();
             assert_eq!(received, asked);
             let accepted = witness.check(&received, last).unwrap();
             assert_eq!((accepted.before(), accepted.origin()), (last, ORIGIN));
@@ -294,7 +297,7 @@ mod tests {
     #[test]
     fn requests_of_another_form_are_refused() {
         let asked = request(&tree(0, 9), 3, 9);
-        let text = asked.encode();
+        let text = asked.to_string();
         let many = AddCheckpoint { proof: vec![TreeHash([0; 32]); PROOF_HASHES_MAX + 1], ..asked.clone() };
         for bad in [
             String::new(),
@@ -303,24 +306,24 @@ mod tests {
             text.replacen("old 3", "old", 1),
             text.replacen("old 3\n", "old 3\n!\n", 1),
             text.replacen("\n\n", "\n", 1),
-            many.encode(),
+            many.to_string(),
             format!("{text}{}", "\u{2014} a AAAAAAA=\n".repeat(20_000)),
         ] {
             let refusal = AddCheckpoint::parse(bad.as_bytes()).unwrap_err();
             assert_eq!(refusal.status(), 400, "{}", &bad[..bad.len().min(80)]);
         }
         let full = AddCheckpoint { proof: vec![TreeHash([0; 32]); PROOF_HASHES_MAX], ..asked };
-        assert_eq!(AddCheckpoint::parse(full.encode().as_bytes()).unwrap(), full);
+        assert_eq!(AddCheckpoint::parse(full.to_string().as_bytes()).unwrap(), full);
     }
 
     proptest! {
         #[test]
         fn any_request_that_is_read_is_written_so(bytes in prop::collection::vec(any::<u8>(), 0..60), at in 0..300_usize) {
-            let mut text = request(&tree(0, 9), 3, 9).encode().into_bytes();
+            let mut text = request(&tree(0, 9), 3, 9).to_string().into_bytes();
             let at = at % text.len();
             text.splice(at..(at + bytes.len()).min(text.len()), bytes);
             if let Ok(read) = AddCheckpoint::parse(&text) {
-                prop_assert_eq!(read.encode().into_bytes(), text);
+                prop_assert_eq!(read.to_string().into_bytes(), text);
             }
         }
     }
