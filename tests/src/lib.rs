@@ -4,6 +4,7 @@
 mod http;
 mod programs;
 
+pub use http::get;
 pub use programs::{Program, Relay, Verdict, shoal, until};
 
 use std::path::PathBuf;

@@ -122,6 +122,7 @@ pub fn shoal(arguments: &[&str]) -> Result<Value> {
 #[derive(Debug)]
 pub struct Verdict {
     pub holds: bool,
+    pub status: Option<i32>,
     pub text: String,
 }
 
@@ -171,6 +172,11 @@ impl Relay {
         format!("http://{}", self.address)
     }
 
+    /// The body of a `200` answer.
+    pub fn get(&self, path: &str) -> Result<Vec<u8>> {
+        http::get(self.address, path)
+    }
+
     /// What the relay says of its run.
     pub fn details(&self) -> Result<Value> {
         Ok(serde_json::from_slice(&http::get(self.address, &format!("/api/runs/{}", self.run))?)?)
@@ -203,12 +209,18 @@ impl Relay {
 
     /// Replays the run from genesis.
     pub fn verify(&self) -> Result<Verdict> {
+        self.verify_at(self.address, &[])
+    }
+
+    /// Replays the run as it is shown at an address.
+    pub fn verify_at(&self, address: SocketAddr, more: &[&str]) -> Result<Verdict> {
         let output = Command::new(program("shoal")?)
-            .args(["verify", &self.url(), "--run", &self.run])
+            .args(["verify", &format!("http://{address}"), "--run", &self.run])
+            .args(more)
             .stdin(Stdio::null())
             .output()
             .context("starting shoal verify")?;
         let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).join("\n");
-        Ok(Verdict { holds: output.status.success(), text })
+        Ok(Verdict { holds: output.status.success(), status: output.status.code(), text })
     }
 }

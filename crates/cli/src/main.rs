@@ -1,5 +1,6 @@
 //! `shoal`: train, join and audit from a terminal. One file a subcommand.
 
+mod audit;
 mod export;
 mod files;
 mod join;
@@ -77,12 +78,13 @@ fn main() -> ExitCode {
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            if error.is::<verify::NoVerdict>() { ExitCode::from(verify::NO_VERDICT) } else { ExitCode::FAILURE }
         }
     }
 }
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<verify::NoVerdict>().map_or(error, |verify::NoVerdict(error)| error);
     let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
     io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }

@@ -1,22 +1,26 @@
 //! `shoal verify`: replays a run.
 
+use std::fmt;
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::path::Path;
 
 use anyhow::{Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
-use shoal_node::verify::{Failure, Progress, Replayed, Source, VerifyError, verify};
-use shoal_wire::RunId;
+use shoal_node::audit::{AuditError, Audited};
+use shoal_node::verify::{Progress, Replayed, Source, VerifyError, verify};
+use shoal_wire::{Round, RunId};
 
+use crate::audit::{self, LogArgs};
 use crate::output::print_line;
 use crate::relay::{TlsArgs, block_on, parse_run};
 
 /// Replay a run from its first model and check everything on the way
 ///
 /// Checks every certificate's signatures and links, applies every accepted update to the model before it, and
-/// compares the result with the certified digest. Ends with status 1 and the first round that does not hold, or with
-/// why there is no verdict. The last line of --json says the same: `holds` is true, false, or null without a verdict.
+/// compares the result with the certified digest. Then checks the relay's log: its signature, that every round is in
+/// it, and what the options below ask. Ends with status 1 and the first round that does not hold, or with status 3 and why
+/// there is no verdict. The last line of --json says the same: `holds` is true, false, or null without a verdict.
 #[derive(clap::Args)]
 pub struct Args {
     /// A relay's address, or a data directory of a relay or a peer
@@ -29,7 +33,34 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    log: LogArgs,
+    #[command(flatten)]
     tls: TlsArgs,
+}
+
+/// Status of a program that reached no verdict: it must not be taken for a broken history.
+pub const NO_VERDICT: u8 = 3;
+
+/// Why there is no verdict.
+#[derive(Debug)]
+pub struct NoVerdict(pub anyhow::Error);
+
+impl fmt::Display for NoVerdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl std::error::Error for NoVerdict {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}
+
+/// What does not hold: a round, or the log.
+struct Failure {
+    round: Option<Round>,
+    why: String,
 }
 
 impl Args {
@@ -44,13 +75,16 @@ impl Args {
 
 pub fn run(args: &Args) -> Result<()> {
     match replay(args) {
-        Ok(Ok(verified)) => report(args, &verified),
+        Ok(Ok((verified, log))) => report(args, &verified, log.as_ref()),
         Ok(Err(failure)) => {
             if args.json {
                 print_line(&json!({ "event": "failed", "holds": false, "run": args.run, "round": failure.round,
                     "why": failure.why }))?;
             }
-            bail!("round {} does not hold: {}", failure.round, failure.why)
+            match failure.round {
+                Some(round) => bail!("round {round} does not hold: {}", failure.why),
+                None => bail!("{}", failure.why),
+            }
         }
         // No verdict: a program must not take this for a broken history.
         Err(error) => {
@@ -58,14 +92,15 @@ pub fn run(args: &Args) -> Result<()> {
                 let why = format!("{error:#}");
                 print_line(&json!({ "event": "unavailable", "holds": null, "run": args.run, "why": why }))?;
             }
-            Err(error)
+            Err(NoVerdict(error).into())
         }
     }
 }
 
 /// The verdict, or why there is none.
-fn replay(args: &Args) -> Result<Result<Replayed, Failure>> {
+fn replay(args: &Args) -> Result<Result<(Replayed, Option<Audited>), Failure>> {
     let source = args.source()?;
+    let demands = args.log.demands(&source)?;
     let bar = (!args.json && stderr().is_terminal()).then(|| {
         let style = ProgressStyle::with_template("{spinner} round {pos}  {msg}  {elapsed}");
         ProgressBar::new_spinner().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
@@ -82,26 +117,38 @@ fn replay(args: &Args) -> Result<Result<Replayed, Failure>> {
                 bar.set_message(format!("{} updates, model {}", progress.accepted, progress.model.short()));
             }
         };
-        Ok(verify(&source, args.run, on_round).await)
+        let replayed = match verify(&source, args.run, on_round).await {
+            Ok(replayed) => replayed,
+            Err(error) => return Ok(Err(error)),
+        };
+        let log = audit::check(&source, &replayed, &demands).await;
+        Ok(Ok((replayed, log)))
     })?;
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
     printed?;
     match outcome {
-        Ok(verified) => Ok(Ok(verified)),
-        Err(VerifyError::Fails(failure)) => Ok(Err(failure)),
+        Ok((replayed, Ok(log))) => {
+            args.log.keep(log.as_ref())?;
+            Ok(Ok((replayed, log)))
+        }
+        Ok((_, Err(AuditError::Broken { round, why }))) => {
+            Ok(Err(Failure { round, why: format!("the log does not hold: {why}") }))
+        }
+        Ok((_, Err(error))) => Err(error.into()),
+        Err(VerifyError::Fails(failure)) => Ok(Err(Failure { round: Some(failure.round), why: failure.why })),
         Err(VerifyError::Unavailable(error)) => Err(error.into()),
     }
 }
 
-fn report(args: &Args, verified: &Replayed) -> Result<()> {
+fn report(args: &Args, verified: &Replayed, log: Option<&Audited>) -> Result<()> {
     let Replayed { run, rounds, model, accepted, recoveries, checkpoints, .. } = verified;
     let contributors = verified.contributors.len();
     if args.json {
         return print_line(&json!({ "event": "verified", "holds": true, "run": run, "rounds": rounds, "model": model,
             "accepted": accepted, "recoveries": recoveries, "checkpoints": checkpoints,
-            "contributors": contributors }));
+            "contributors": contributors, "log": log }));
     }
     let mut out = stdout().lock();
     writeln!(out, "The history of run {run} holds.")?;
@@ -109,5 +156,6 @@ fn report(args: &Args, verified: &Replayed) -> Result<()> {
     writeln!(out, "  rounds      {rounds}, of which {recoveries} were recoveries without a quorum")?;
     writeln!(out, "  updates     {accepted} accepted, from {contributors} peers")?;
     writeln!(out, "  checkpoints {checkpoints} compared")?;
+    audit::print(&mut out, log)?;
     Ok(())
 }

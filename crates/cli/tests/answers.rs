@@ -29,7 +29,7 @@ fn without_a_verdict_verify_says_so_and_accuses_nobody() {
     let folder = tempfile::tempdir().unwrap();
     for source in [nowhere(), folder.path().display().to_string(), "ftp://not.a.relay".to_owned()] {
         let output = shoal(&format!("verify {source} --run {RUN} --json"));
-        assert_eq!(output.status.code(), Some(1), "{source}");
+        assert_eq!(output.status.code(), Some(3), "{source}");
         let answer = answer(&output);
         assert_eq!(answer["event"], "unavailable", "{source}: {answer}");
         assert_eq!(answer["holds"], Value::Null);

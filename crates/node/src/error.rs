@@ -48,6 +48,11 @@ pub enum NodeError {
     Compute(String),
     #[error("the witness {text}: {why}")]
     Witness { text: String, why: String },
+    #[error(
+        "{url} says that the log has {size} entries, more than the {} that are read",
+        shoal_wire::limits::LOG_ENTRIES_MAX
+    )]
+    LogTooLong { url: String, size: u64 },
     #[error("{0} failed")]
     Task(&'static str),
 }

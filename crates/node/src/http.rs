@@ -136,6 +136,11 @@ impl RelayClient {
         if Digest::of(&bytes) == digest { Ok(Some(bytes)) } else { Err(NodeError::CorruptBlob(digest)) }
     }
 
+    /// A file of a run's log, at most `limit` bytes; `None` when the relay has none.
+    pub(crate) async fn log_file(&self, run: RunId, path: &str, limit: u64) -> Result<Option<Vec<u8>>, NodeError> {
+        self.get(&format!("log/{run}/{path}"), limit).await
+    }
+
     /// The peer that the relay's resident would be in a run with this genesis model and seed.
     pub async fn anchor(&self, genesis: Digest, seed: Digest) -> Result<PeerId, NodeError> {
         #[derive(Deserialize)]

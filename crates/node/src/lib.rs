@@ -1,5 +1,6 @@
 //! A native peer: drives the mesh and the swarm with tokio, WebRTC links and files.
 
+pub mod audit;
 mod compute;
 mod driver;
 mod engine;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use shoal_learn::Layout;
-use shoal_ledger::{Chain, Step};
+use shoal_ledger::{Chain, Step, log::Entry};
 use shoal_store::{FileStore, StoreError};
 use shoal_wire::{Digest, Manifest, PeerId, Round, RunId, limits, record::Certificate};
 
@@ -33,6 +33,9 @@ pub struct Replayed {
     pub body: Digest,
     /// Peers with accepted updates, and their credit.
     pub contributors: Vec<Contributor>,
+    /// What a log says of each round, in order.
+    #[serde(skip)]
+    pub entries: Vec<Entry>,
     #[serde(skip)]
     pub bytes: Vec<u8>,
 }
@@ -123,7 +126,7 @@ impl Source {
 
 /// Whether an error says something about the history, rather than about the way to it. Only what is seen to be wrong
 /// may accuse: a relay that is busy, or whose disk or database fails, has not changed anything.
-fn is_verdict(error: &NodeError) -> bool {
+pub(crate) fn is_verdict(error: &NodeError) -> bool {
     match error {
         NodeError::Damaged { .. }
         | NodeError::CorruptBlob(_)
@@ -163,6 +166,7 @@ pub async fn verify(source: &Source, run: RunId, mut on_round: impl FnMut(Progre
     }
     let mut chain = Chain::new(manifest.clone());
     let (mut accepted, mut recoveries, mut checkpoints) = (0, 0, 0);
+    let mut entries = Vec::new();
     loop {
         let next = chain.head().round + 1;
         let certificates = source.certificates(run, next).await.map_err(at(next))?;
@@ -174,6 +178,7 @@ pub async fn verify(source: &Source, run: RunId, mut on_round: impl FnMut(Progre
             let step = chain.apply(&certificate).map_err(|error| fails(round, error))?;
             let before = step.before;
             model = replay_round(source, &manifest, model, &step).await?;
+            entries.push(Entry::of(&certificate));
             accepted += step.accepted.len() as u64;
             recoveries += u64::from(step.recovery);
             // A kept checkpoint must be whole; its address is the model's digest, so whole means equal.
@@ -197,6 +202,7 @@ pub async fn verify(source: &Source, run: RunId, mut on_round: impl FnMut(Progre
         contributors: contributors
             .map(|(peer, credit)| Contributor { peer: *peer, accepted_rounds: credit.rounds, tokens: credit.tokens })
             .collect(),
+        entries,
         bytes: model,
     })
 }
