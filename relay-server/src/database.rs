@@ -144,7 +144,7 @@ mod tests {
         let path = dir.path().join("index.sqlite");
         let old = Connection::open(&path).unwrap();
         old.execute_batch(RUNS_AND_BLOBS).unwrap();
-        old.execute("INSERT INTO runs VALUES (?1, 5)", params![[1; 32].as_slice()]).unwrap();
+        old.execute("INSERT INTO runs VALUES (?1, 5)", params![[1_u8; 32].as_slice()]).unwrap();
         old.pragma_update(None, "user_version", 1).unwrap();
         drop(old);
         let database = Database::open(&path).unwrap();

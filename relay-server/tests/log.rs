@@ -285,7 +285,8 @@ async fn a_checkpoint_is_published_with_its_witness_and_without_one_that_is_away
     let key_of_log = log_key(&log, run).await;
     let witness = relay(|config| config.witness_logs.push(key_of_log.clone())).await;
     let witness_key = key(&witness, "/witness/vkey").await;
-    let address = |to: std::net::SocketAddr| WitnessAddress::parse(&format!("http://{to}/witness+{witness_key}")).unwrap();
+    let address =
+        |to: std::net::SocketAddr| WitnessAddress::parse(&format!("http://{to}/witness+{witness_key}")).unwrap();
     let there = address(witness.relay.http_addr);
     let log = restart(log, |config| config.witnesses.push(there.clone())).await;
     let note = until(&log, run, |checkpoint, note| checkpoint.size == 3 && note.verify(&witness_key).is_ok()).await;

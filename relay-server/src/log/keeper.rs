@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use shoal_ledger::log::{AddCheckpoint, Checkpoint, Note, NoteSignature};
+use shoal_ledger::log::{AddCheckpoint, Note, NoteSignature};
 use shoal_node::witness::{Answer, WitnessClient};
 use shoal_wire::RunId;
 use tokio::{
@@ -72,9 +72,10 @@ pub async fn keep(logs: Arc<Logs>, storage: Arc<Storage>, mut stop: watch::Recei
     loop {
         tokio::select! {
             _ = stop.wait_for(|&stop| stop) => return,
-            () = logs.keeper.wake.notified() => sleep(GATHER).await,
+            () = logs.keeper.wake.notified() => {}
             _ = again.tick() => lacking.iter().for_each(|run| logs.touch(*run)),
         }
+        sleep(GATHER).await;
         for run in logs.keeper.take() {
             let complete = tokio::select! {
                 _ = stop.wait_for(|&stop| stop) => return,

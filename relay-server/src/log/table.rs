@@ -58,7 +58,7 @@ pub struct Head {
 impl Database {
     pub fn log_head(&self, run: RunId) -> Result<Option<Head>, DatabaseError> {
         let connection = self.connection();
-        let mut query = connection.prepare_cached("SELECT origin, size, signed, published FROM logs WHERE run = ?1")?;
+        let mut query = connection.prepare("SELECT origin, size, signed, published FROM logs WHERE run = ?1")?;
         let head = query.query_row(params![run.0.as_slice()], |row| {
             let size = row.get::<_, i64>(1)?.cast_unsigned();
             Ok(Head { origin: row.get(0)?, size, signed: row.get(2)?, published: row.get(3)? })
@@ -79,7 +79,7 @@ impl Database {
     pub fn newest_logged_round(&self, run: RunId) -> Result<Round, DatabaseError> {
         let connection = self.connection();
         let query = "SELECT round FROM log_entries WHERE run = ?1 ORDER BY position DESC LIMIT 1";
-        let round = connection.prepare_cached(query)?.query_row(params![run.0.as_slice()], |row| row.get::<_, i64>(0));
+        let round = connection.prepare(query)?.query_row(params![run.0.as_slice()], |row| row.get::<_, i64>(0));
         Ok(round.optional()?.map_or(0, i64::cast_unsigned))
     }
 
@@ -89,7 +89,7 @@ impl Database {
         // The newest of this round or an earlier one: an earlier round would have taken this one back.
         let query = "SELECT entry FROM log_entries WHERE run = ?1 AND round <= ?2 ORDER BY position DESC LIMIT 1";
         let entry = connection
-            .prepare_cached(query)?
+            .prepare(query)?
             .query_row(params![run.0.as_slice(), round.cast_signed()], |row| row.get::<_, Vec<u8>>(0));
         let entry = entry.optional()?.map(|entry| Entry::decode(&entry)).transpose()?;
         Ok(entry.filter(|entry| entry.round == round))
@@ -135,7 +135,7 @@ impl Database {
         let connection = self.connection();
         let query =
             "SELECT entry FROM log_entries WHERE run = ?1 AND position >= ?2 AND position < ?3 ORDER BY position";
-        let mut query = connection.prepare_cached(query)?;
+        let mut query = connection.prepare(query)?;
         let (start, end) = (tile.start(), tile.start() + u64::from(tile.width));
         let rows =
             query.query_map(params![run.0.as_slice(), start.cast_signed(), end.cast_signed()], |row| row.get(0))?;
@@ -151,7 +151,7 @@ impl Database {
     /// The last checkpoint of another log that this relay cosigned.
     pub fn witnessed(&self, origin: &str) -> Result<Option<Seen>, DatabaseError> {
         let connection = self.connection();
-        let mut query = connection.prepare_cached("SELECT size, root FROM witnessed WHERE origin = ?1")?;
+        let mut query = connection.prepare("SELECT size, root FROM witnessed WHERE origin = ?1")?;
         let seen = query.query_row([origin], |row| {
             Ok(Seen { size: row.get::<_, i64>(0)?.cast_unsigned(), root: TreeHash(row.get(1)?) })
         });
@@ -190,7 +190,7 @@ fn hashes(connection: &Connection, run: RunId, tile: Tile) -> Result<Vec<TreeHas
     let TileKind::Hashes(level) = tile.kind else { return Err(TileError::Outside.into()) };
     let query = "SELECT hash FROM log_hashes WHERE run = ?1 AND level = ?2 AND position >= ?3 AND position < ?4 \
         ORDER BY position";
-    let mut query = connection.prepare_cached(query)?;
+    let mut query = connection.prepare(query)?;
     let (start, end) = (tile.start(), tile.start() + u64::from(tile.width));
     let row = params![run.0.as_slice(), level, start.cast_signed(), end.cast_signed()];
     let hashes: Vec<TreeHash> = query.query_map(row, |row| row.get(0).map(TreeHash))?.collect::<Result<_, _>>()?;
@@ -200,11 +200,11 @@ fn hashes(connection: &Connection, run: RunId, tile: Tile) -> Result<Vec<TreeHas
 fn insert(connection: &Connection, run: RunId, position: u64, entry: &Entry) -> Result<(), DatabaseError> {
     let bytes = entry.encode();
     let row = params![run.0.as_slice(), position.cast_signed(), entry.round.cast_signed(), bytes.as_slice()];
-    connection.prepare_cached("INSERT INTO log_entries VALUES (?1, ?2, ?3, ?4)")?.execute(row)?;
+    connection.prepare("INSERT INTO log_entries VALUES (?1, ?2, ?3, ?4)")?.execute(row)?;
     let (mut level, mut position, mut hash) = (0, position, leaf_hash(&bytes));
     loop {
         let row = params![run.0.as_slice(), level, position.cast_signed(), hash.0.as_slice()];
-        connection.prepare_cached("INSERT INTO log_hashes VALUES (?1, ?2, ?3, ?4)")?.execute(row)?;
+        connection.prepare("INSERT INTO log_hashes VALUES (?1, ?2, ?3, ?4)")?.execute(row)?;
         if !(position + 1).is_multiple_of(TILE_WIDTH) {
             return Ok(());
         }
