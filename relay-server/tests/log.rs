@@ -8,8 +8,8 @@ use std::{path::Path, time::Duration};
 
 use common::{Answer, Fixture, get, publish_tiny_run, relay, request};
 use shoal_ledger::log::{
-    AddCheckpoint, Checkpoint, Entry, Note, NoteSignature, Tile, TileKind, Tree, VerifierKey, View, decode_bundle,
-    decode_hashes,
+    AddCheckpoint, Checkpoint, Cosigner, Entry, Note, NoteSignature, Tile, TileKind, Tree, VerifierKey, View,
+    decode_bundle, decode_hashes,
 };
 use shoal_node::witness::WitnessAddress;
 use shoal_relay::{Config, Relay};
@@ -117,7 +117,14 @@ async fn restart(fixture: Fixture, adjust: impl FnOnce(&mut Config)) -> Fixture 
 
 #[tokio::test]
 async fn a_run_without_rounds_has_an_empty_log_under_a_name_of_its_own() {
-    let fixture = relay(|config| config.log_name = Some("relay.example".to_owned())).await;
+    // There is nothing yet that a witness, which is away here, could say.
+    let away = Cosigner::new("away.example", &[1; 32]).unwrap();
+    let away = WitnessAddress::parse(&format!("http://127.0.0.1:1/witness+{}", away.key())).unwrap();
+    let adjust = |config: &mut Config| {
+        config.log_name = Some("relay.example".to_owned());
+        config.witnesses.push(away);
+    };
+    let fixture = relay(adjust).await;
     let run = publish_tiny_run(&fixture, "an empty log").await;
     let (empty, _) = checkpoint(&fixture, run).await;
     assert_eq!((empty.size, empty.origin), (0, format!("relay.example/log/{run}")));

@@ -89,7 +89,7 @@ pub async fn keep(logs: Arc<Logs>, storage: Arc<Storage>, mut stop: watch::Recei
                     lacking.insert(run);
                 }
                 Err(error) => {
-                    tracing::error!(run = run.short(), %error, "the run's log could not be brought up to date")
+                    tracing::error!(run = run.short(), %error, "the run's log could not be brought up to date");
                 }
             }
         }
@@ -113,11 +113,7 @@ async fn bring_up(logs: &Arc<Logs>, storage: &Arc<Storage>, run: RunId) -> Resul
     let signatures = join_all(lacking.iter().map(|witness| witness.ask(storage, run, &note, head.size))).await;
     let mut complete = true;
     for (witness, signature) in lacking.iter().zip(signatures) {
-        let added = match signature {
-            Some(signature) => note.add(witness.client.key(), signature).is_ok(),
-            None => false,
-        };
-        complete &= added;
+        complete &= signature.is_some_and(|signature| note.add(witness.client.key(), signature).is_ok());
     }
     let text = note.to_string();
     if head.published.as_ref() != Some(&text) {
