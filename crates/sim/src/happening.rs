@@ -258,6 +258,12 @@ impl World {
                 disk.is_some_and(|disk| disk.votes.iter().rev().any(|kept| (kept.round, kept.vote) == (round, vote)));
             self.checker.voted(from, round, vote, stored);
         }
+        if self.verbose
+            && let Some(said) = read(&envelope)
+        {
+            let text = format!("{:?}", said.message);
+            println!("{:>9} ms  {}  says, of round {}: {text:.120}", self.now.0, from.short(), said.round);
+        }
         if self.spoken_ids.insert(envelope.id()) {
             self.spoken.push(envelope);
         }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use shoal_sim::{Network, World};
+use shoal_sim::{Lie, Network, World};
 use shoal_swarm::Event;
 use shoal_wire::{
     PeerId,
@@ -262,4 +262,22 @@ fn a_lock_that_only_a_volunteer_kept_is_gone_on_with_by_an_anchor_that_never_saw
         assert_eq!(world.checker.violations, vec![]);
     }
     assert!(tried > 3);
+}
+
+#[test]
+fn whoever_answers_a_recovery_and_never_signs_it_is_passed_over() {
+    for seed in 230..233 {
+        let mut world = World::new(seed, GOOD);
+        let peers = join_all(&mut world, 3);
+        let silent = world.join_liar(Lie::WithholdVotes);
+        let is_in = |world: &World| world.swarm(world.anchor()).unwrap().chain().member(silent).is_some();
+        assert!(world.run_until(120_000, |world| is_in(world) && world.agree()), "seed {seed}");
+        let round = world.round();
+        for peer in &peers[..2] {
+            world.crash(*peer);
+        }
+        assert!(world.run_until(120_000, |world| world.round() > round + 1), "seed {seed}: stuck at {round}");
+        assert!(world.checker.recoveries > 0, "seed {seed}");
+        assert_eq!(world.checker.violations, vec![]);
+    }
 }

@@ -72,7 +72,13 @@ impl Swarm {
         }
         for ((kind, view, digest), votes) in tally {
             let peers: BTreeSet<PeerId> = votes.iter().map(|(peer, _)| *peer).collect();
-            if kind == VoteKind::Precommit && !self.is_quorum(self.weight_of(&peers)) {
+            // An anchor signs a recovery last, so there is nothing to check before.
+            let anchors = self.anchors().iter().filter(|anchor| peers.contains(anchor)).count();
+            let enough = match kind {
+                VoteKind::Recovery => anchors * 2 > self.anchors().len(),
+                _ => self.is_quorum(self.weight_of(&peers)),
+            };
+            if !enough {
                 continue;
             }
             let Some(proposal) = self.pool.body(digest) else { continue };

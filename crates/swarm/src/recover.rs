@@ -16,6 +16,8 @@ use crate::{Event, Swarm, agree::Validity};
 
 /// An attempt that is not complete after this many view timeouts is followed by another.
 const ATTEMPT_VIEWS: u64 = 4;
+/// Whoever answered so many attempts and signed none is passed over in the next: its silence must not stop the others.
+const UNSIGNED_MAX: u32 = 2;
 
 impl Swarm {
     pub(crate) fn recover(&mut self) {
@@ -66,8 +68,24 @@ impl Swarm {
             }
             _ => return,
         };
+        self.count_unsigned();
         self.round.attempt = Some((attempt, self.now));
         self.say(Message::RecoveryCall(RecoveryCall { attempt }));
+    }
+
+    /// Notes who answered the attempt that just failed, and did not sign what was proposed in it.
+    fn count_unsigned(&mut self) {
+        let own = self.pool.proposals().filter(|(from, _)| *from == self.me).map(|(_, proposal)| proposal);
+        let Some(proposal) = own.filter(|proposal| proposal.body.recovery.is_some()).last() else { return };
+        let view = proposal.view;
+        let answers = proposal.body.recovery.iter().flat_map(|recovery| &recovery.answers);
+        let signed = self.pool.votes().filter(|(_, vote, _)| vote.kind == VoteKind::Recovery && vote.view == view);
+        let signed: BTreeSet<PeerId> = signed.map(|(peer, ..)| peer).collect();
+        let unsigned: Vec<PeerId> =
+            answers.map(|envelope| envelope.from).filter(|peer| *peer != self.me && !signed.contains(peer)).collect();
+        for peer in unsigned {
+            *self.round.unsigned.entry(peer).or_default() += 1;
+        }
     }
 
     /// Whether a certified recovery must wait for the round that it would replace: this peer is not in it, and a quorum
@@ -117,13 +135,14 @@ impl Swarm {
             .pool
             .recovery_answers(attempt)
             .filter(|(envelope, _)| self.chain.member(envelope.from).is_some())
+            .filter(|(envelope, _)| !self.is_passed_over(envelope.from))
             .map(|(envelope, answer)| (envelope.clone(), answer.lock))
             .collect();
         let answered: BTreeSet<PeerId> = answers.iter().map(|(envelope, _)| envelope.from).collect();
         if self.proposer(&answered) != Some(self.me) {
             return;
         }
-        let everybody = self.here().is_subset(&answered);
+        let everybody = self.here().iter().all(|peer| answered.contains(peer) || self.is_passed_over(*peer));
         if !everybody && self.now.since(called) < u64::from(self.chain.manifest().timing.view_ms) {
             return;
         }
@@ -138,6 +157,12 @@ impl Swarm {
             self.round.recovery_proposed = Some(attempt);
             self.say(Message::Proposal(Box::new(Proposal { view: attempt, valid_view: None, body })));
         }
+    }
+
+    /// Anchors sign last, so their silence shows nothing.
+    fn is_passed_over(&self, peer: PeerId) -> bool {
+        let unsigned = self.round.unsigned.get(&peer).copied().unwrap_or(0);
+        unsigned >= UNSIGNED_MAX && !self.anchors().contains(&peer)
     }
 
     /// Of those who answered, the anchor whose proposal counts: the lowest, and none without a majority of the anchors,

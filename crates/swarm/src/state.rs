@@ -189,6 +189,8 @@ pub(crate) struct RoundState {
     pub held_since: Option<Millis>,
     pub attempt: Option<(u32, Millis)>,
     pub recovery_proposed: Option<u32>,
+    /// How many attempts each peer answered and did not sign.
+    pub unsigned: BTreeMap<PeerId, u32>,
 }
 
 impl Swarm {
