@@ -9,8 +9,10 @@ use super::Draw;
 /// Differences below this, in millionths of a nat, are noise of the measurement.
 const NOISE: i64 = 50;
 /// An honest update brings at least this part of what the others bring.
-const SHARE: i64 = 4;
-/// The round's median stands for honest work once so many updates were measured.
+const SHARE: i64 = 8;
+/// And at least this part of their advantage on the assigned data.
+const MARGIN_SHARE: i64 = 4;
+/// The round's median stands for honest work once so many updates were measured, auditors' own ones too.
 const REFERENCE_UPDATES_MIN: usize = 4;
 /// Nobody is refused on the word of one auditor.
 const AGREE_MIN: usize = 2;
@@ -93,9 +95,10 @@ impl Assessment {
 
 /// Weighs the opinions on these subjects. Opinions on others, and of those who were not drawn, are passed over.
 ///
-/// An opinion is against an update when the loss falls by less than a quarter of what the median update of the round
-/// brings for the same work (of what the auditor's own brings, where few were audited), on its author's data and on
-/// other data alike, or when it undoes elsewhere what an honest update brings. The majority of an update's auditors decides.
+/// An opinion is against an update when the loss falls by less than an eighth of what the median update brings for the
+/// same work (of those audited and of the auditors' own; of the auditor's own, where these are few), on its author's
+/// data and on other data alike, or when it undoes elsewhere what an honest update brings. The majority of an update's
+/// auditors decides.
 pub fn assess(subjects: &[Subject], draw: &Draw, opinions: &[Opinion]) -> Assessment {
     let work: BTreeMap<PeerId, i64> = subjects.iter().map(|subject| (subject.author, subject.work_1024)).collect();
     let full = |value: i32, peer: &PeerId| {
@@ -111,8 +114,14 @@ pub fn assess(subjects: &[Subject], draw: &Draw, opinions: &[Opinion]) -> Assess
     let rate = |opinion: &&Opinion| full(opinion.score.assigned, &opinion.author);
     let margin = |opinion: &&Opinion| rate(opinion) - full(opinion.score.other, &opinion.author);
     let rates = medians(&by_author, rate);
-    let reference = (rates.len() >= REFERENCE_UPDATES_MIN).then(|| median(rates.values().copied().collect()));
-    // Where few were audited, an auditor that trains nothing has no measure of what is little: only its praise counts.
+    let own: BTreeMap<PeerId, i64> = by_author
+        .values()
+        .flatten()
+        .filter_map(|opinion| Some((opinion.auditor, full(opinion.score.own?, &opinion.auditor))))
+        .collect();
+    let brought: Vec<i64> = rates.values().chain(own.values()).copied().collect();
+    let reference = (brought.len() >= REFERENCE_UPDATES_MIN).then(|| median(brought));
+    // Where few were measured, an auditor that trains nothing knows not what is little: only its praise counts.
     let is_harmful = |opinion: &Opinion| {
         let own = opinion.score.own.map(|own| full(own, &opinion.auditor));
         let other = full(opinion.score.other, &opinion.author);
@@ -148,9 +157,9 @@ pub fn assess(subjects: &[Subject], draw: &Draw, opinions: &[Opinion]) -> Assess
     assessment
 }
 
-/// Whether an update brings less than a quarter of what is expected, both on its author's data and on other data. How
+/// Whether an update brings less than an eighth of what is expected, both on its author's data and on other data. How
 /// far the two differ is how little one of them says: late in a run, when gains are small, honest ones scatter around
-/// nothing. Harm of four times what is expected needs no such doubt.
+/// nothing. Harm of eight times what is expected needs no such doubt.
 fn helps_too_little(assigned: i64, other: i64, expected: i64) -> bool {
     let best = assigned.max(other);
     let doubt = assigned.abs_diff(other).min(i64::MAX as u64 / 2) as i64;
@@ -197,7 +206,7 @@ fn test_assigned(assessment: &mut Assessment, margins: &BTreeMap<PeerId, i64>, r
     }
     for (author, margin) in margins {
         assessment.tested.insert(*author);
-        if *margin < usual / SHARE {
+        if *margin < usual / MARGIN_SHARE {
             assessment.unassigned.insert(*author);
         }
     }
@@ -293,7 +302,7 @@ mod tests {
 
     #[test]
     fn where_few_are_audited_the_auditors_own_update_is_the_measure() {
-        for (assigned, finding) in [(0, Finding::Harmful), (2_000, Finding::Harmful), (2_500, Finding::Good)] {
+        for (assigned, finding) in [(0, Finding::Harmful), (1_000, Finding::Harmful), (1_200, Finding::Good)] {
             let subjects = [Subject { author: peer(1), update: Digest::default(), work_1024: 1024 }];
             let draw = Draw::from([(peer(1), (2..=4).map(peer).collect())]);
             let opinion =
@@ -306,7 +315,7 @@ mod tests {
     #[test]
     fn where_gains_are_lost_in_noise_nobody_is_refused_who_does_no_clear_harm() {
         for (assigned, other, against) in
-            [(-300, 700, false), (90, -900, false), (100, 100, true), (-4_100, -8_000, true), (-500, -600, true)]
+            [(-300, 700, false), (90, -900, false), (60, 60, true), (-4_100, -8_000, true), (-500, -600, true)]
         {
             assert_eq!(helps_too_little(assigned, other, 1_000), against, "{assigned} and {other}");
         }
