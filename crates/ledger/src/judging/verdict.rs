@@ -10,7 +10,9 @@ use super::Draw;
 const NOISE: i64 = 50;
 /// An honest update brings at least this part of what the others bring.
 const SHARE: i64 = 8;
-/// And at least this part of their advantage on the assigned data.
+/// It does no more harm elsewhere than so many times what it brings, or what others bring.
+const UNDOES: i64 = 3;
+/// And it has at least this part of others' advantage on the assigned data.
 const MARGIN_SHARE: i64 = 4;
 /// The round's median stands for honest work once so many updates were measured, auditors' own ones too.
 const REFERENCE_UPDATES_MIN: usize = 4;
@@ -96,8 +98,8 @@ impl Assessment {
 /// Weighs the opinions on these subjects. Opinions on others, and of those who were not drawn, are passed over.
 ///
 /// An opinion is against an update when the loss falls by less than an eighth of what the median update brings for the
-/// same work (of those audited and of the auditors' own; of the auditor's own, where these are few), on its author's
-/// data and on other data alike, or when it undoes elsewhere what an honest update brings. The majority of an update's
+/// same work (where few were audited, also of the auditors' own; where these are few, of the auditor's own), on its
+/// author's data and on other data alike, or when it undoes elsewhere three times that. The majority of an update's
 /// auditors decides.
 pub fn assess(subjects: &[Subject], draw: &Draw, opinions: &[Opinion]) -> Assessment {
     let work: BTreeMap<PeerId, i64> = subjects.iter().map(|subject| (subject.author, subject.work_1024)).collect();
@@ -119,7 +121,10 @@ pub fn assess(subjects: &[Subject], draw: &Draw, opinions: &[Opinion]) -> Assess
         .flatten()
         .filter_map(|opinion| Some((opinion.auditor, full(opinion.score.own?, &opinion.auditor))))
         .collect();
-    let brought: Vec<i64> = rates.values().chain(own.values()).copied().collect();
+    let mut brought: Vec<i64> = rates.values().copied().collect();
+    if brought.len() < REFERENCE_UPDATES_MIN {
+        brought.extend(own.into_values());
+    }
     let reference = (brought.len() >= REFERENCE_UPDATES_MIN).then(|| median(brought));
     // Where few were measured, an auditor that trains nothing knows not what is little: only its praise counts.
     let is_harmful = |opinion: &Opinion| {
@@ -128,7 +133,8 @@ pub fn assess(subjects: &[Subject], draw: &Draw, opinions: &[Opinion]) -> Assess
         let Some(expected) = reference.or(own) else {
             return (!helps_too_little(rate(&opinion), other, 0)).then_some(false);
         };
-        let undoes = -expected.max(own.unwrap_or(0)).max(0) - NOISE;
+        // Late in a run honest updates fit their own data and lose elsewhere up to as much as they win there.
+        let undoes = -UNDOES * expected.max(rate(&opinion)).max(0) - NOISE;
         Some(helps_too_little(rate(&opinion), other, expected) || other < undoes)
     };
     let copied_from =
@@ -287,7 +293,7 @@ mod tests {
             ("a thousand times", score(i32::MIN, i32::MIN), Finding::Harmful),
             ("noise", score(-300, -200), Finding::Harmful),
             ("nothing", score(0, 0), Finding::Harmful),
-            ("help here and harm elsewhere", score(15_000, -40_000), Finding::Harmful),
+            ("help here and harm elsewhere", score(15_000, -60_000), Finding::Harmful),
             ("half of the work", score(7_500, 4_000), Finding::Good),
             ("all of it", score(15_000, 9_000), Finding::Good),
         ];
@@ -309,6 +315,20 @@ mod tests {
                 |auditor| Opinion { auditor: peer(auditor), author: peer(1), score: score(assigned, assigned) };
             let found = assess(&subjects, &draw, &[opinion(2), opinion(3), opinion(4)]);
             assert_eq!(found.finding(peer(1)), finding, "{assigned}");
+        }
+    }
+
+    #[test]
+    fn honest_work_that_fits_its_own_data_and_loses_elsewhere_late_in_a_run_is_not_refused() {
+        // As a small model's honest peers were measured once it had learnt what there was.
+        let measured = [(15_009, -2_810), (8_032, -7_581), (10_357, -10_206), (4_418, -1_961), (12_971, -1_155)];
+        for few in [1, 5] {
+            let of = |author: u8, _: u8| {
+                let (assigned, other) = measured[usize::from(author - 1) % 5];
+                Score { own: Some(-500 + 700 * i32::from(author % 3)), ..score(assigned, other) }
+            };
+            let found = round(few + 4, of);
+            assert!((1..=few + 4).all(|author| found.finding(peer(author)) == Finding::Good), "{few}");
         }
     }
 
