@@ -38,7 +38,7 @@ pub struct TrainOrder<'a> {
     pub peer: PeerId,
     /// Most steps; never more than the recipe's are done.
     pub steps: u32,
-    /// Whether the last update made it into the model, if that is news.
+    /// Whether the last update is done with, if that is news; otherwise its content is sent again.
     pub settled: Option<bool>,
 }
 

@@ -129,8 +129,9 @@ pub enum Job {
         model: Bytes,
         randomness: Digest,
         steps: u32,
-        /// What became of the last update that a training job made; `None` when there was none. Told again until a
-        /// job makes the next one, since a job that was stopped may not have begun.
+        /// Whether the round of the last update that a training job made took any update; `None` when there was none.
+        /// Where it took none, that update goes back into the residual. Told again until a job makes the next one,
+        /// since a job that was stopped may not have begun.
         settled: Option<bool>,
     },
     /// Is this a well-formed update for the run's model?

@@ -8,7 +8,7 @@ use shoal_wire::{
     limits::{
         CERTIFICATES_IN_ANSWER_MAX, EARLY_MAX, ENVELOPES_MAX, FRAME_BYTES_MAX, POOL_BYTES_PER_PEER_MAX, ROSTER_MAX,
     },
-    record::{Certificate, Message, Said},
+    record::{Certificate, Message, Said, Verdict},
 };
 
 use crate::{
@@ -354,9 +354,9 @@ impl Swarm {
         self.note_lateness(certificate, verdict.is_some());
         self.abandon_training();
         self.abandon_judging();
-        let accepted = verdict == Some(shoal_wire::record::Verdict::Accepted);
+        let accepted = verdict == Some(Verdict::Accepted);
         if self.round.update.is_some() {
-            self.settled = Some(accepted);
+            self.settled = Some(certificate.body.content.verdicts.contains(&Verdict::Accepted));
         }
         self.accepted_own += u64::from(accepted);
         let member = self.is_member();

@@ -15,7 +15,7 @@ use crate::Layout;
 pub struct Residual {
     /// In units of 2⁻⁴⁰, in layout order.
     values: Vec<i64>,
-    /// The last update, until it is known whether it was accepted.
+    /// The last update, until it is known whether it is done with.
     sent: Option<(Codec, Vec<u8>)>,
 }
 
@@ -47,10 +47,11 @@ impl Residual {
         Ok(bytes)
     }
 
-    /// An update that did not make it into the model goes back: its content is sent again later.
-    pub fn settle(&mut self, layout: &Layout, accepted: bool) -> Result<(), UpdateError> {
+    /// An update that is not done with goes back: its content is sent again later. That is for rounds that took no
+    /// update at all (docs/decisions/0024): where others' were taken, their mean moved the model as far.
+    pub fn settle(&mut self, layout: &Layout, done: bool) -> Result<(), UpdateError> {
         if let Some((codec, bytes)) = self.sent.take()
-            && !accepted
+            && !done
         {
             for (value, sent) in self.values.iter_mut().zip(update::decode(layout, codec, &bytes)?) {
                 *value += sent;
@@ -59,7 +60,7 @@ impl Residual {
         Ok(())
     }
 
-    /// For stable storage: i64 little-endian in layout order. An update that is not settled counts as accepted.
+    /// For stable storage: i64 little-endian in layout order. An update that is not settled counts as done with.
     pub fn to_bytes(&self) -> Vec<u8> {
         self.values.iter().flat_map(|value| value.to_le_bytes()).collect()
     }
