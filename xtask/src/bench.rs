@@ -1,4 +1,6 @@
-//! Benchmarks: Shoal beside its peers, on this machine. Each prints one JSON object as its last line.
+//! Benchmarks, on this machine. Each prints one JSON object as its last line.
+
+mod swarm;
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -12,6 +14,8 @@ use crate::{build, paths, step, tools};
 pub enum Bench {
     /// Shoal's training step beside those of jax-js and TensorFlow.js, in one headless Chromium
     Train(Train),
+    /// Attacks on a simulated swarm, what a swarm costs at size, and how well its rounds learn
+    Swarm(swarm::Swarm),
 }
 
 #[derive(Args)]
@@ -46,6 +50,7 @@ pub struct Train {
 pub fn bench(which: &Bench) -> Result<bool> {
     match which {
         Bench::Train(arguments) => train(arguments),
+        Bench::Swarm(arguments) => swarm::swarm(arguments),
     }
 }
 

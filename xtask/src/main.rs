@@ -44,7 +44,7 @@ enum Command {
         #[arg(long)]
         quick: bool,
     },
-    /// Measure Shoal beside its peers; the last line is a JSON object
+    /// Measure Shoal; the last line is a JSON object
     Bench {
         #[command(subcommand)]
         which: bench::Bench,

@@ -22,7 +22,7 @@ pub enum Model {
     Toy,
     /// A small network that learns for real.
     Learner,
-    /// The same, but updates are averaged without clipping: to see what clipping is good for.
+    /// The same, but updates are averaged without clipping, and nobody judges: to see what these are good for.
     PlainMean,
 }
 

@@ -219,7 +219,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 pub(crate) struct Learner {
     pub me: PeerId,
     pub residual: Residual,
-    /// Average without clipping, to see what clipping is good for.
+    /// Average without clipping and judge nobody, to see what these are good for.
     pub plain_mean: bool,
 }
 
@@ -287,6 +287,8 @@ impl Engine for Learner {
                 Outcome::Checked { well_formed: checked.is_ok() }
             }
             Job::Aggregate { model, updates, history } => self.aggregate(model, updates, history),
+            // Where nobody clips nobody judges either: that shows what averaging alone does.
+            Job::Judge { .. } if self.plain_mean => Outcome::Failed { reason: "nobody judges here".to_owned() },
             Job::Judge { round, model, randomness, subjects, own, round_updates } => {
                 match outer::params_from_bytes(&TASK.layout, model) {
                     Ok(theta) => {

@@ -42,6 +42,8 @@ pub enum Lie {
     Copy,
     /// Sends next to nothing and claims to have worked.
     FreeRide,
+    /// Trains half of the steps that it claims. No world draws it: benches look whether it is rated lower.
+    HalfWork,
     /// Trains honestly; as an auditor it calls good bad and bad good.
     FalseVerdicts,
     /// Leads badly: leaves a commit out of its lists, reveals no seed, passes on no judgement.
@@ -116,9 +118,10 @@ impl Liar {
         let steps = steps_in_time(*steps, share_1024);
         let data = |peer: PeerId| assigned(*randomness, *round, peer);
         let mut random = data(PeerId(Digest::of(&me.0).0));
+        let trained = if self.lie == Lie::HalfWork { steps.div_ceil(2) } else { steps };
         let flips = self.lie == Lie::LabelFlip;
         let (mut delta, losses) =
-            TASK.train(&theta, data(me), steps, |class| if flips { CLASSES - 1 - class } else { class });
+            TASK.train(&theta, data(me), trained, |class| if flips { CLASSES - 1 - class } else { class });
         let honest = delta.clone();
         match self.lie {
             Lie::SignFlip => delta.iter_mut().for_each(|value| *value = -*value),
