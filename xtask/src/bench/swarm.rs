@@ -35,7 +35,7 @@ pub fn swarm(arguments: &Swarm) -> Result<bool> {
     build(arguments.quality)?;
     let seeds = arguments.seeds.map(|seeds| vec!["--seeds".to_owned(), seeds.to_string()]).unwrap_or_default();
     let attacks = run("attacks", &seeds, arguments.json)?;
-    let scale = run("scale", &[], arguments.json)?;
+    let scale = run("scale", &["--json".to_owned()], arguments.json)?;
     if arguments.quality {
         let mut options = seeds;
         if let Some(data) = &arguments.data {

@@ -4,7 +4,7 @@
 //! ```sh
 //! cargo run --release -p shoal-cpu --example quality -- --data book.txt
 //! ```
-//! Prints tables, then one JSON object. What is done is kept in a file, so the same command goes on after a stop.
+//! Prints tables, then one JSON object; figures are in `docs/benchmarks.md`. What is done is kept in a file, so the same command goes on after a stop.
 
 mod plot;
 mod report;
