@@ -12,6 +12,7 @@ use thiserror::Error;
 use crate::Batch;
 
 const DOMAIN: &str = "shoal 2026 v1 training rows";
+const UNASSIGNED_DOMAIN: &str = "shoal 2026 v1 unassigned rows";
 
 /// A byte text; its last bytes are held out from training.
 #[derive(Clone, Debug)]
@@ -46,10 +47,28 @@ impl Corpus {
         batch: usize,
         context: usize,
     ) -> Result<Batch, DataError> {
-        let part = &self.text[..self.train_bytes];
-        let places = places("training", part.len(), batch, context)?;
         let mut hasher = Hasher::new_derive_key(DOMAIN);
         hasher.update(&randomness.0).update(&peer.0).update(&step.to_le_bytes());
+        self.drawn(&hasher, batch, context)
+    }
+
+    /// A batch that no peer is assigned, to measure updates on: another draw from the same text, by a seed.
+    pub fn unassigned_batch(
+        &self,
+        seed: Digest,
+        number: u32,
+        batch: usize,
+        context: usize,
+    ) -> Result<Batch, DataError> {
+        let mut hasher = Hasher::new_derive_key(UNASSIGNED_DOMAIN);
+        hasher.update(&seed.0).update(&number.to_le_bytes());
+        self.drawn(&hasher, batch, context)
+    }
+
+    /// Rows of the training part.
+    fn drawn(&self, hasher: &Hasher, batch: usize, context: usize) -> Result<Batch, DataError> {
+        let part = &self.text[..self.train_bytes];
+        let places = places("training", part.len(), batch, context)?;
         let mut stream = hasher.finalize_xof();
         Ok(rows(part, (0..batch).map(|_| below(&mut stream, places)), context))
     }
@@ -135,6 +154,18 @@ mod tests {
             assert_ne!(batch(1, 2, 3), other);
         }
         assert_eq!(batch(1, 2, 3).tokens(), 64);
+    }
+
+    #[test]
+    fn an_unassigned_batch_is_nobodys_and_follows_from_its_seed_and_number() {
+        let corpus = corpus(5000, 1000);
+        let batch = |seed: u8, number| corpus.unassigned_batch(Digest([seed; 32]), number, 4, 16).unwrap();
+        assert_eq!(batch(1, 2), batch(1, 2));
+        assert_ne!(batch(1, 2), batch(1, 3));
+        assert_ne!(batch(1, 2), batch(2, 2));
+        assert!(batch(1, 2).targets.iter().all(|token| *token != 255));
+        let assigned = corpus.train_batch(Digest([1; 32]), PeerId([0; 32]), 2, 4, 16).unwrap();
+        assert_ne!(batch(1, 2), assigned);
     }
 
     #[test]

@@ -104,6 +104,10 @@ pub enum TrainError {
     NoSteps,
     #[error("no batches to evaluate were asked for")]
     NoBatches,
+    #[error("the update of peer {} cannot be judged: {error}", .author.short())]
+    Subject { author: PeerId, error: UpdateError },
+    #[error("the common model's loss is not a number, so nothing can be judged by it")]
+    NoLoss,
 }
 
 impl<E: Engine> Trainer<E> {
@@ -321,6 +325,10 @@ impl SplitMix64 {
         ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
     }
 }
+
+mod judge;
+
+pub use judge::{JudgeOrder, Subject, judged_batches};
 
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,7 @@ mod bits;
 mod dense4;
 mod fixed;
 pub mod golden;
+mod likeness;
 mod params;
 mod rans;
 mod residual;
@@ -22,6 +23,7 @@ use thiserror::Error;
 
 pub use aggregate::aggregate;
 pub use fixed::FRACTION_BITS;
+pub use likeness::{Likeness, likeness};
 pub use params::{params_from_bytes, params_to_bytes};
 pub use residual::Residual;
 pub use update::{check, decode};

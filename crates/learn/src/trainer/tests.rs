@@ -198,6 +198,32 @@ fn a_model_of_another_shape_or_a_round_without_steps_is_refused() {
 }
 
 #[test]
+fn judging_leaves_weights_and_moments_as_they_were_whether_it_ends_or_is_stopped() {
+    let (mut trainer, model) = (trainer(), model());
+    let update = block_on(trainer.train(&order(&model), async |_| Go::On)).unwrap().unwrap().update;
+    let (weights, steps) = (trainer.engine.weights.clone(), trainer.engine.seen.len());
+    let subjects = vec![Subject { author: PeerId([3; 32]), update: &update, steps: 20 }];
+    let judged = JudgeOrder {
+        model: &model,
+        randomness: Digest([1; 32]),
+        subjects,
+        own: Some(&update),
+        round_updates: Vec::new(),
+    };
+    for evaluations in [0, 1, 5, u32::MAX] {
+        let mut left = evaluations;
+        let go = async || {
+            left = left.saturating_sub(1);
+            if left > 0 { Go::On } else { Go::Discard }
+        };
+        let scores = block_on(trainer.judge(&judged, go)).unwrap();
+        assert_eq!(scores.is_some(), evaluations == u32::MAX);
+        assert_eq!(trainer.engine.weights, weights);
+        assert_eq!((trainer.engine.seen.len(), trainer.engine.resets), (steps, 0));
+    }
+}
+
+#[test]
 fn held_out_loss_measures_text_that_nobody_trains_on() {
     let (mut trainer, model) = (trainer(), model());
     assert_eq!(block_on(trainer.held_out_loss(&model, 3)).unwrap(), 7.0);
