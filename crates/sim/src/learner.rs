@@ -428,7 +428,12 @@ mod tests {
             (peers[1], trained(peers[1], -1.0)),
             (peers[2], trained(peers[0], 1.0)),
         ];
-        let subjects = round_updates.iter().map(|(author, update)| Subject { author: *author, update: update.clone() });
+        let subject = |(author, update): &(PeerId, Bytes)| Subject {
+            author: *author,
+            update: update.clone(),
+            steps: LOCAL_STEPS,
+        };
+        let subjects = round_updates.iter().map(subject);
         let own = trained(PeerId([9; 32]), 1.0);
         let job = Job::Judge {
             round: 1,

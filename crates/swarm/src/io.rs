@@ -157,6 +157,8 @@ pub enum Job {
 pub struct Subject {
     pub author: PeerId,
     pub update: Bytes,
+    /// Steps that the tokens of its author's commit stand for: it is measured on their data.
+    pub steps: u32,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -73,7 +73,7 @@ impl Swarm {
         for (author, commit) in &mine {
             let wanted = self.is_well_formed(commit) == Some(true) && !self.round.judging.scores.contains_key(author);
             if let Some(update) = self.transfers.get(commit.update).filter(|_| wanted) {
-                missing.push(Subject { author: *author, update });
+                missing.push(Subject { author: *author, update, steps: self.steps_of(commit) });
             }
         }
         if missing.is_empty() || self.round.judging.gave_up {
@@ -123,6 +123,13 @@ impl Swarm {
         }
         draws.insert(randomness, (authors.to_vec(), draw.clone()));
         draw
+    }
+
+    /// Steps that the tokens of a commit stand for: by these its update is weighed.
+    fn steps_of(&self, commit: &Commit) -> u32 {
+        let recipe = &self.chain.manifest().recipe;
+        let each = u64::from(recipe.batch) * u64::from(recipe.context);
+        u32::try_from(commit.tokens.div_ceil(each.max(1))).unwrap_or(u32::MAX)
     }
 
     fn measure(&mut self, subjects: Vec<Subject>) {
