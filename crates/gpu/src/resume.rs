@@ -126,6 +126,11 @@ impl ResumingEngine {
         if self.forgetful {
             return;
         }
+        // Parameters that nothing was done with before others took their place need not be loaded again.
+        if let (Deed::Load(_), Some(last @ Deed::Load(_))) = (&deed, self.deeds.last()) {
+            self.deed_bytes -= last.bytes();
+            self.deeds.pop();
+        }
         self.deed_bytes += deed.bytes();
         self.deeds.push(deed);
         if self.deed_bytes > SNAPSHOT_BYTES_MAX {
