@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use shoal_swarm::{Bytes, Job, JobId, Outcome, Phase, RosterEntry, Snapshot};
-use shoal_wire::{Digest, PeerId, Round};
+use shoal_wire::{Digest, PeerId, Round, judging::Score};
 
 use crate::blob::Blob;
 
@@ -202,8 +202,21 @@ pub enum ToCompute {
     Train { job: JobId, round: Round, model: Blob, randomness: Digest, steps: u32, settled: Option<bool> },
     Check { job: JobId, update: Blob },
     Aggregate { job: JobId, model: Blob, updates: Vec<(u16, Blob)>, history: Vec<Vec<u64>> },
+    Judge(JudgeJob),
     Stop { job: JobId, keep: bool },
     Evaluate { round: Round, model: Blob },
+}
+
+/// [`Job::Judge`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct JudgeJob {
+    pub job: JobId,
+    pub model: Blob,
+    pub randomness: Digest,
+    /// Authors, their updates, and the steps that they say they trained.
+    pub subjects: Vec<(PeerId, Blob, u32)>,
+    pub own: Option<Blob>,
+    pub round_updates: Vec<(PeerId, Blob)>,
 }
 
 /// From the compute worker to the peer worker.
@@ -212,6 +225,7 @@ pub enum FromCompute {
     Trained { job: JobId, update: Blob, steps: u32, tokens: u64, loss_first: f32, loss_last: f32 },
     Checked { job: JobId, well_formed: bool },
     Aggregated { job: JobId, model: Blob, norms: Vec<u64> },
+    Judged { job: JobId, scores: Vec<Score> },
     Failed { job: JobId, reason: String },
     Residual(Blob),
 }
@@ -221,10 +235,8 @@ fn blob(bytes: &Bytes) -> Blob {
 }
 
 impl ToCompute {
-    /// What the compute worker is asked; none for work that it cannot do.
-    pub fn from_job(job: JobId, work: &Job) -> Option<Self> {
-        Some(match work {
-            Job::Judge { .. } => return None,
+    pub fn from_job(job: JobId, work: &Job) -> Self {
+        match work {
             Job::Train { round, model, randomness, steps, settled } => Self::Train {
                 job,
                 round: *round,
@@ -240,7 +252,15 @@ impl ToCompute {
                 updates: updates.iter().map(|(weight, update)| (*weight, blob(update))).collect(),
                 history: history.clone(),
             },
-        })
+            Job::Judge { model, randomness, subjects, own, round_updates, .. } => Self::Judge(JudgeJob {
+                job,
+                model: blob(model),
+                randomness: *randomness,
+                subjects: subjects.iter().map(|of| (of.author, blob(&of.update), of.steps)).collect(),
+                own: own.as_ref().map(blob),
+                round_updates: round_updates.iter().map(|(author, update)| (*author, blob(update))).collect(),
+            }),
+        }
     }
 }
 
@@ -253,6 +273,7 @@ impl FromCompute {
             }
             Self::Checked { job, well_formed } => (job, Outcome::Checked { well_formed }),
             Self::Aggregated { job, model, norms } => (job, Outcome::Aggregated { model: model.0.into(), norms }),
+            Self::Judged { job, scores } => (job, Outcome::Judged { scores }),
             Self::Failed { job, reason } => (job, Outcome::Failed { reason }),
             Self::Residual(residual) => return Err(residual),
         })

@@ -7,10 +7,10 @@ use shoal_learn::{
     Engine,
     data::Corpus,
     outer,
-    trainer::{Go, StepReport, TrainError, TrainOrder, TrainOutcome, Trainer},
+    trainer::{Go, JudgeOrder, StepReport, Subject, TrainError, TrainOrder, TrainOutcome, Trainer},
 };
 use shoal_swarm::JobId;
-use shoal_wire::{Digest, Manifest, PeerId, Round, codec, limits};
+use shoal_wire::{Digest, Manifest, PeerId, Round, codec, judging::Score, limits};
 use web_sys::MessagePort;
 
 use super::{
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     blob::Blob,
     inbox::Inbox,
-    messages::{ComputeCommand, ComputeNews, Failure, FromCompute, ToCompute},
+    messages::{ComputeCommand, ComputeNews, Failure, FromCompute, JudgeJob, ToCompute},
     scope,
 };
 
@@ -140,6 +140,7 @@ impl Worker {
                 let work = TrainJob { job, round, model, randomness, steps, settled };
                 self.train(room, work).await;
             }
+            Ask::Peer(ToCompute::Judge(work)) => self.judge(room, &work).await,
             Ask::Peer(ToCompute::Evaluate { round, model }) => {
                 let wanted = self.is_newest(room).await && scope::precise_ms() >= self.measure_at;
                 if wanted || self.measure_all {
@@ -174,9 +175,14 @@ impl Worker {
             // Its job is over, or still waits: then it never begins.
             Ask::Peer(ToCompute::Stop { job, .. }) => {
                 let waiting = self.later.len();
-                self.later.retain(|ask| !matches!(ask, Ask::Peer(ToCompute::Train { job: late, .. }) if *late == job));
+                self.later.retain(|ask| match ask {
+                    Ask::Peer(ToCompute::Train { job: late, .. } | ToCompute::Judge(JudgeJob { job: late, .. })) => {
+                        *late != job
+                    }
+                    _ => true,
+                });
                 if self.later.len() < waiting {
-                    let reason = "the round ended before its training began".to_owned();
+                    let reason = "the round ended before this work began".to_owned();
                     self.reply(&FromCompute::Failed { job, reason });
                 }
             }
@@ -209,6 +215,48 @@ impl Worker {
         }
     }
 
+    /// Judging outlives an engine as a round does.
+    async fn judge(&mut self, room: &mut Room, work: &JudgeJob) {
+        let job = work.job;
+        loop {
+            match self.measure(room, work).await {
+                Ok(Some(scores)) => self.reply(&FromCompute::Judged { job, scores }),
+                Ok(None) => {}
+                Err(error) => {
+                    if recover(room, &error).await {
+                        continue;
+                    }
+                    self.reply(&FromCompute::Failed { job, reason: error.to_string() });
+                }
+            }
+            return;
+        }
+    }
+
+    async fn measure(&mut self, room: &mut Room, work: &JudgeJob) -> Result<Option<Vec<Score>>, TrainError> {
+        let Room { manifest, engine, trainer, .. } = room;
+        let order = JudgeOrder {
+            model: &work.model.0,
+            randomness: work.randomness,
+            subjects: work
+                .subjects
+                .iter()
+                .map(|(author, update, steps)| Subject { author: *author, update: &update.0, steps: *steps })
+                .collect(),
+            own: work.own.as_ref().map(|own| &own.0[..]),
+            round_updates: work.round_updates.iter().map(|(author, update)| (*author, &update.0[..])).collect(),
+        };
+        let mut since = scope::precise_ms();
+        trainer
+            .judge(&order, async || {
+                let busy_ms = scope::precise_ms() - since;
+                let go = self.between_steps(manifest, engine, work.job, busy_ms).await;
+                since = scope::precise_ms();
+                go
+            })
+            .await
+    }
+
     async fn attempt(&mut self, room: &mut Room, work: &TrainJob) -> Result<Option<TrainOutcome>, TrainError> {
         let order = TrainOrder {
             round: work.round,
@@ -233,7 +281,7 @@ impl Worker {
             .await
     }
 
-    /// Rests as long as the duty cycle asks, and does what came in.
+    /// Between two steps of training or evaluations of judging: rests as long as the duty cycle asks, and does what came in.
     async fn between_steps(&mut self, manifest: &Manifest, engine: &mut SharedEngine, job: JobId, busy_ms: f64) -> Go {
         let mut rest_ms = busy_ms * (1.0 / self.duty - 1.0);
         loop {

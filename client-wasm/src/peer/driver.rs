@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use shoal_swarm::{
-    Command, Event, Input, Outcome, Output, Swarm,
+    Command, Event, Input, Output, Swarm,
     mesh::{Mesh, MeshInput, MeshOutput, RelayState},
 };
 use shoal_wire::{Millis, PeerId, limits, record::Verdict};
@@ -159,14 +159,7 @@ impl Driver {
                 web_sys::console::warn_1(&format!("peer {} is left out: {why}", peer.short()).into());
                 self.mesh_input(MeshInput::Drop(peer));
             }
-            Output::Compute { job, work } => match ToCompute::from_job(job, &work) {
-                Some(ask) => post_to(&self.compute, &ask),
-                None => {
-                    let reason = "this peer does not measure updates".to_owned();
-                    let outcome = Outcome::Failed { reason };
-                    self.due.push_back(Due::Plain(Input::Computed { job, outcome }));
-                }
-            },
+            Output::Compute { job, work } => post_to(&self.compute, &ToCompute::from_job(job, &work)),
             Output::Stop { job, keep } => post_to(&self.compute, &ToCompute::Stop { job, keep }),
             Output::Persist { id, record } => {
                 let head = self.swarm.chain().head().round;

@@ -1,6 +1,8 @@
-//! Jobs on threads of their own: training on one, the outer step on another, so that neither waits for the other.
+//! Jobs on threads of their own: training and judging on one, the outer step on another, so that neither waits for the
+//! other.
 
 use std::{
+    collections::BTreeMap,
     sync::mpsc,
     thread::{self, JoinHandle},
 };
@@ -19,7 +21,7 @@ use crate::{
 /// Computes jobs and answers with [`ComputeEvent`]s; nothing waits.
 pub trait Compute: Send {
     fn start(&mut self, job: JobId, work: Job);
-    /// Ends a training job; what it did so far counts when `keep` is set.
+    /// Ends a job that trains or judges; what training did so far counts when `keep` is set.
     fn stop(&mut self, job: JobId, keep: bool);
 }
 
@@ -83,8 +85,8 @@ impl Drop for Promise<'_> {
 pub struct Workers {
     trainer: Option<mpsc::Sender<TrainJob>>,
     outer: Option<mpsc::Sender<(JobId, Job)>>,
-    /// The training job that was started last.
-    training: Option<(JobId, Steering)>,
+    /// The jobs on the training thread.
+    steered: BTreeMap<JobId, Steering>,
     threads: Vec<JoinHandle<()>>,
     engine: String,
     events: UnboundedSender<ComputeEvent>,
@@ -112,7 +114,8 @@ impl Workers {
         threads.push(thread::Builder::new().name("shoal-outer".to_owned()).spawn(outer_thread).map_err(failed)?);
 
         let (outer, engine) = (Some(outer_sender), "none".to_owned());
-        let mut workers = Self { trainer: None, outer, training: None, threads, engine, events: events.clone() };
+        let mut workers =
+            Self { trainer: None, outer, steered: BTreeMap::new(), threads, engine, events: events.clone() };
         if let Some(training) = training {
             let (sender, jobs) = mpsc::channel();
             let (ready_sender, ready) = mpsc::channel();
@@ -134,12 +137,15 @@ impl Workers {
 
 impl Compute for Workers {
     fn start(&mut self, job: JobId, work: Job) {
-        let sent = if matches!(work, Job::Train { .. }) {
-            let steering = Steering::default();
-            self.training = Some((job, steering.clone()));
-            self.trainer.as_ref().is_some_and(|trainer| trainer.send((job, work, steering)).is_ok())
-        } else {
-            self.outer.as_ref().is_some_and(|outer| outer.send((job, work)).is_ok())
+        let sent = match (&self.trainer, &self.outer) {
+            (Some(trainer), _) if matches!(work, Job::Train { .. } | Job::Judge { .. }) => {
+                let steering = Steering::default();
+                self.steered.retain(|_, steering| steering.is_of_use());
+                self.steered.insert(job, steering.clone());
+                trainer.send((job, work, steering)).is_ok()
+            }
+            (_, Some(outer)) => outer.send((job, work)).is_ok(),
+            (_, None) => false,
         };
         if !sent {
             tracing::error!(job, "no thread computes this job");
@@ -148,7 +154,7 @@ impl Compute for Workers {
     }
 
     fn stop(&mut self, job: JobId, keep: bool) {
-        if let Some((_, steering)) = self.training.as_ref().filter(|(training, _)| *training == job) {
+        if let Some(steering) = self.steered.get(&job) {
             steering.stop(keep);
         }
     }
@@ -156,7 +162,7 @@ impl Compute for Workers {
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        if let Some((_, steering)) = &self.training {
+        for steering in self.steered.values() {
             steering.stop(false);
         }
         self.trainer = None;
@@ -178,8 +184,9 @@ fn outer_step(layout: &Layout, recipe: shoal_wire::manifest::Outer, work: Job) -
             let updates: Vec<(u16, &[u8])> = updates.iter().map(|(weight, bytes)| (*weight, &bytes[..])).collect();
             outer::aggregate(layout, &recipe, &theta, &updates, &history)
         }),
-        Job::Train { .. } => return Outcome::Failed { reason: "this peer does not train".to_owned() },
-        Job::Judge { .. } => return Outcome::Failed { reason: "this peer does not measure updates".to_owned() },
+        Job::Train { .. } | Job::Judge { .. } => {
+            return Outcome::Failed { reason: "this peer does not train".to_owned() };
+        }
     };
     match computed {
         Ok((theta, norms)) => Outcome::Aggregated { model: Bytes::from(outer::params_to_bytes(&theta)), norms },
@@ -202,7 +209,7 @@ mod tests {
         let mut workers = Workers {
             trainer: None,
             outer: Some(dead),
-            training: None,
+            steered: BTreeMap::new(),
             threads: Vec::new(),
             engine: String::new(),
             events,

@@ -1,4 +1,5 @@
-//! The training thread: one engine, one round after the other, and another engine when that one fails.
+//! The training thread: one engine, which trains one round after the other and judges updates of others in between, and
+//! another engine when that one fails.
 
 use std::sync::{
     Arc,
@@ -9,7 +10,7 @@ use std::sync::{
 use shoal_learn::{
     Engine, EngineError,
     data::Corpus,
-    trainer::{Go, StepReport, TrainError, TrainOrder, Trainer},
+    trainer::{Go, JudgeOrder, StepReport, Subject, TrainError, TrainOrder, Trainer},
 };
 use shoal_swarm::{Bytes, Job, JobId, Outcome};
 use shoal_wire::{Manifest, PeerId};
@@ -23,7 +24,7 @@ use crate::{
 
 /// Batches of held-out text that measure the common model each round.
 const HELD_OUT_BATCHES: usize = 4;
-/// A GPU that fails this often without finishing a round in between is given up for the CPU.
+/// A GPU that fails this often without finishing a job in between is given up for the CPU.
 const GPU_FAILURES_MAX: u32 = 3;
 
 /// What a training peer trains with.
@@ -34,7 +35,7 @@ pub struct Training {
     pub residual: Option<Vec<u8>>,
 }
 
-/// How a training job is to go on; each job has its own, so that stopping one never touches the next.
+/// How a job of the training thread is to go on; each has its own, so that stopping one never touches the next.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Steering(Arc<AtomicU8>);
 
@@ -44,6 +45,11 @@ const DISCARD: u8 = 2;
 impl Steering {
     pub fn stop(&self, keep: bool) {
         self.0.store(if keep { FINISH } else { DISCARD }, Ordering::SeqCst);
+    }
+
+    /// Whether the thread may still ask.
+    pub fn is_of_use(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
     }
 
     fn go(&self) -> Go {
@@ -76,6 +82,9 @@ pub(crate) fn train_jobs<O: Engines>(
         let promise = Promise::new(job, &events);
         let outcome = room.work(&work, &steering);
         promise.keep(outcome);
+        if !matches!(work, Job::Train { .. }) {
+            continue;
+        }
         // Also after a round that was stopped: what came back from a refused update is owed again.
         if let Some(residual) = room.residual()
             && events.send(ComputeEvent::Residual(residual)).is_err()
@@ -94,7 +103,7 @@ struct Room<O: Engines> {
     trainer: Option<Trainer<O::Engine>>,
     /// What the next trainer starts with.
     owed: Option<Vec<u8>>,
-    /// Failures since the GPU finished a round.
+    /// Failures since the GPU finished a job.
     failures: u32,
     events: UnboundedSender<ComputeEvent>,
 }
@@ -124,36 +133,59 @@ impl<O: Engines> Room<O> {
         self.trainer.as_ref().map(Trainer::residual_bytes)
     }
 
-    /// Trains a round. When a GPU fails on the way, the round starts again on the engine that takes over.
     fn work(&mut self, work: &Job, steering: &Steering) -> Outcome {
-        let &Job::Train { round, ref model, randomness, steps, settled } = work else {
-            return failed("the training thread only trains");
-        };
-        let order = TrainOrder { round, model, randomness, peer: self.peer, steps, settled };
-        let mut measured = false;
-        while steering.go() != Go::Discard {
-            if self.trainer.is_none()
-                && let Err(error) = self.open(EngineChoice::Cpu)
-            {
-                return failed(error);
+        let (events, mut measured) = (self.events.clone(), false);
+        let (done, what) = match work {
+            &Job::Train { round, ref model, randomness, steps, settled } => {
+                let order = TrainOrder { round, model, randomness, peer: self.peer, steps, settled };
+                let attempt = |trainer: &mut Trainer<O::Engine>| {
+                    measured = measured || measure(trainer, &order, &events);
+                    train(trainer, &order, steering, &events)
+                };
+                (self.patiently(steering, attempt), format!("training for round {round}"))
             }
-            let Some(trainer) = &mut self.trainer else { return failed("there is no engine") };
-            measured = measured || measure(trainer, &order, &self.events);
-            match train(trainer, &order, steering, &self.events) {
-                Ok(Some(outcome)) => {
-                    self.failures = 0;
-                    return outcome;
-                }
-                Ok(None) => break,
-                Err(TrainError::Engine(why)) if O::is_gpu(trainer.engine()) => {
-                    if let Err(error) = self.replace_engine(&why) {
-                        return failed(error);
+            Job::Judge { round, .. } => {
+                let Some(order) = judge_order(work) else {
+                    return failed("there is nothing to judge");
+                };
+                let attempt = |trainer: &mut Trainer<O::Engine>| judge(trainer, &order, steering);
+                (self.patiently(steering, attempt), format!("judging the updates of round {round}"))
+            }
+            Job::Check { .. } | Job::Aggregate { .. } => return failed("the training thread trains and judges"),
+        };
+        match done {
+            Ok(Some(outcome)) => outcome,
+            Ok(None) => failed(format!("{what} was stopped")),
+            Err(reason) => failed(reason),
+        }
+    }
+
+    /// Does something with the engine; when a GPU fails on the way, again from the start with the engine that takes over.
+    /// `None` when it was stopped, and the reason in words when it failed.
+    fn patiently(
+        &mut self,
+        steering: &Steering,
+        mut attempt: impl FnMut(&mut Trainer<O::Engine>) -> Result<Option<Outcome>, TrainError>,
+    ) -> Result<Option<Outcome>, String> {
+        while steering.go() != Go::Discard {
+            if self.trainer.is_none() {
+                self.open(EngineChoice::Cpu).map_err(|error| error.to_string())?;
+            }
+            let Some(trainer) = &mut self.trainer else { return Err("there is no engine".to_owned()) };
+            match attempt(trainer) {
+                Ok(done) => {
+                    if done.is_some() {
+                        self.failures = 0;
                     }
+                    return Ok(done);
                 }
-                Err(error) => return failed(error),
+                Err(TrainError::Engine(why)) if O::is_gpu(trainer.engine()) => {
+                    self.replace_engine(&why).map_err(|error| error.to_string())?;
+                }
+                Err(error) => return Err(error.to_string()),
             }
         }
-        failed(format!("training for round {round} was stopped"))
+        Ok(None)
     }
 
     /// Opens the GPU again, as a driver that was reset wants it; a GPU that keeps failing gives way to the CPU.
@@ -220,6 +252,31 @@ fn train<E: Engine>(
         loss_first: trained.loss_first,
         loss_last: trained.loss_last,
     }))
+}
+
+/// What a job asks to be judged; `None` for other jobs.
+fn judge_order(work: &Job) -> Option<JudgeOrder<'_>> {
+    let Job::Judge { model, randomness, subjects, own, round_updates, .. } = work else { return None };
+    Some(JudgeOrder {
+        model,
+        randomness: *randomness,
+        subjects: subjects
+            .iter()
+            .map(|of| Subject { author: of.author, update: &of.update, steps: of.steps })
+            .collect(),
+        own: own.as_deref(),
+        round_updates: round_updates.iter().map(|(author, update)| (*author, &update[..])).collect(),
+    })
+}
+
+/// One try at judging; `None` when it was stopped.
+fn judge<E: Engine>(
+    trainer: &mut Trainer<E>,
+    order: &JudgeOrder<'_>,
+    steering: &Steering,
+) -> Result<Option<Outcome>, TrainError> {
+    let scores = pollster::block_on(trainer.judge(order, async || steering.go()))?;
+    Ok(scores.map(|scores| Outcome::Judged { scores }))
 }
 
 #[cfg(test)]

@@ -56,7 +56,10 @@ impl Engine for Fake {
     }
 
     async fn evaluate(&mut self, _: &Batch) -> Result<f32, EngineError> {
-        Ok(1.0)
+        if self.fails_at == Some(0) {
+            return Err(EngineError::DeviceLost("unplugged".to_owned()));
+        }
+        Ok(self.parameters.iter().sum())
     }
 
     async fn next_logits(&mut self, _: &[u32]) -> Result<Vec<f32>, EngineError> {
@@ -159,6 +162,19 @@ impl World {
         let randomness = Digest::of(b"randomness");
         let work = Job::Train { round, model, randomness, steps: STEPS, settled: Some(true) };
         self.room.work(&work, &Steering::default())
+    }
+
+    /// To judge an update.
+    fn judging(&self, update: &Bytes) -> Job {
+        let author = PeerId([1; 32]);
+        Job::Judge {
+            round: 1,
+            model: self.genesis.clone(),
+            randomness: Digest::of(b"randomness"),
+            subjects: vec![shoal_swarm::Subject { author, update: update.clone(), steps: STEPS }],
+            own: None,
+            round_updates: vec![(author, update.clone())],
+        }
     }
 
     fn update(&mut self, round: u64) -> Bytes {
@@ -278,4 +294,34 @@ fn the_residual_is_told_after_every_round_that_ends_or_is_stopped() {
         }
     }
     assert_eq!(order, ["job 1", "residual", "job 2", "residual"]);
+}
+
+#[test]
+fn updates_are_judged_also_where_the_gpu_is_lost_on_the_way() {
+    let update = World::new(&[GOOD]).update(1);
+    let judged = |gpus: &[Fate]| {
+        let mut world = World::new(gpus);
+        let outcome = world.room.work(&world.judging(&update), &Steering::default());
+        let Outcome::Judged { scores } = outcome else { panic!("{outcome:?}") };
+        (scores, world.takeovers())
+    };
+    let (scores, takeovers) = judged(&[GOOD]);
+    // The engine's loss is the sum of the parameters, which training made larger.
+    assert!(scores.len() == 1 && scores[0].assigned < 0 && scores[0].other < 0, "{scores:?}");
+    assert_eq!(takeovers, Vec::<String>::new());
+    assert_eq!(judged(&[Fate::FailsAt(0), GOOD]), (scores, vec!["gpu".to_owned()]));
+}
+
+#[test]
+fn judging_that_is_stopped_or_of_what_is_no_update_fails_with_its_reason() {
+    let mut world = World::new(&[GOOD]);
+    let stopped = Steering::default();
+    stopped.stop(false);
+    let update = world.update(1);
+    for (update, steering, reason) in
+        [(update, stopped, "was stopped"), (Bytes::from([7; 9]), Steering::default(), "cannot be judged")]
+    {
+        let outcome = world.room.work(&world.judging(&update), &steering);
+        assert!(matches!(&outcome, Outcome::Failed { reason: why } if why.contains(reason)), "{outcome:?}");
+    }
 }
