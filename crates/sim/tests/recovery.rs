@@ -281,3 +281,18 @@ fn whoever_answers_a_recovery_and_never_signs_it_is_passed_over() {
         assert_eq!(world.checker.violations, vec![]);
     }
 }
+
+#[test]
+fn a_quorum_that_is_there_and_does_not_vote_holds_the_others_up_only_for_a_while() {
+    for seed in 240..242 {
+        let mut world = World::new(seed, GOOD);
+        join_all(&mut world, 3);
+        for _ in 0..3 {
+            world.join_liar(Lie::WithholdVotes);
+        }
+        let round = world.round();
+        assert!(world.run_until(400_000, |world| world.round() > round + 3), "seed {seed}: stuck at {}", world.round());
+        assert!(world.checker.recoveries > 0, "seed {seed}");
+        assert_eq!(world.checker.violations, vec![]);
+    }
+}

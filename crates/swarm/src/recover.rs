@@ -34,11 +34,14 @@ impl Swarm {
         members.filter(|peer| self.is_present(*peer) && !leaving.contains(peer)).collect()
     }
 
-    /// Notes since when those present are no quorum while a round waits for one.
+    /// Notes since when those present are no quorum while a round waits for one. One that is present and did not come
+    /// together for as long as a round can take is as good as none: some cannot vote, or will not.
     fn watch_presence(&mut self) {
         let present = self.weight_of(&self.here());
         let total = self.total_weight();
-        if more_than_two_thirds(present, total) || self.round.closing_since.is_none() {
+        let late = self.round.closing_since.is_some_and(|since| self.now.since(since) >= self.longest_round_ms());
+        let may_come = more_than_two_thirds(present, total) && !late;
+        if may_come || self.round.closing_since.is_none() {
             self.round.lacking_since = None;
         } else if self.round.lacking_since.is_none() {
             self.round.lacking_since = Some(self.now);
@@ -100,11 +103,14 @@ impl Swarm {
         if !more_than_two_thirds(self.weight_of(&here), self.total_weight()) {
             return false;
         }
+        let since = *self.round.held_since.get_or_insert(self.now);
+        self.now.since(since) < self.longest_round_ms()
+    }
+
+    fn longest_round_ms(&self) -> u64 {
         let timing = &self.chain.manifest().timing;
         let steps = [timing.train_ms_max, timing.exchange_ms_max, timing.recovery_ms, timing.view_ms.saturating_mul(8)];
-        let patience_ms: u64 = steps.into_iter().map(u64::from).sum();
-        let since = *self.round.held_since.get_or_insert(self.now);
-        self.now.since(since) < patience_ms
+        steps.into_iter().map(u64::from).sum()
     }
 
     fn signed_recovery(&self) -> bool {
