@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use shoal_learn::Layout;
 use shoal_learn::folder::{self, Files, INDEX, SHARD_BYTES_MAX, Shards, WEIGHTS};
 use shoal_learn::gguf::{GgufTokenizer, GgufType, gguf_bytes};
+use shoal_learn::tokenizer::Tokenizer;
 use shoal_wire::manifest::ModelSpec;
 
 use crate::files;
@@ -122,6 +123,16 @@ impl Model {
         } else {
             Ok(())
         }
+    }
+
+    /// The folder's `tokenizer.json`; none where tokens are bytes.
+    pub fn tokenizer(&self) -> Result<Option<Tokenizer>> {
+        let path = self.folder.join(TOKENIZER);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let tokenizer = Tokenizer::parse(&files::read(&path, COMPANION_BYTES_MAX)?, self.spec.vocab_size);
+        tokenizer.map(Some).with_context(|| format!("cannot use {}", path.display()))
     }
 
     /// The folder's tokenizer as GGUF says it; an error where GGUF cannot.

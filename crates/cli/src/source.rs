@@ -1,7 +1,8 @@
 //! Where `shoal train` takes its batches from: a prepared file, or places of a text drawn from a seed.
 
 use anyhow::{Context, Result, ensure};
-use shoal_learn::data::Corpus;
+use shoal_learn::data::{Corpus, drawn_batch};
+use shoal_learn::tokenizer::Tokenizer;
 use shoal_learn::{Batch, folder};
 use shoal_wire::{Digest, PeerId};
 
@@ -10,6 +11,7 @@ const DOMAIN: &str = "shoal 2026 v1 train alone";
 pub enum Source {
     Prepared { tokens: Vec<u32>, batches: usize, batch: usize, context: usize },
     Text { corpus: Corpus, batch: usize, context: usize, seed: Digest },
+    Tokens { tokens: Vec<u32>, batch: usize, context: usize, seed: Digest },
 }
 
 impl Source {
@@ -21,17 +23,25 @@ impl Source {
 
     /// A text whose bytes are the tokens of a model that knows 256.
     pub fn text(text: Vec<u8>, batch: usize, context: usize, seed: u64) -> Result<Self> {
-        ensure!(!text.is_empty(), "it is empty");
-        ensure!(std::str::from_utf8(&text).is_ok() && !text.contains(&0), "it is not UTF-8 text");
+        utf8(&text)?;
         ensure!(text.len() > context, "it has {} bytes; a sequence of {context} needs more", text.len());
         let seed = Digest::in_domain(DOMAIN, &seed.to_le_bytes());
         Ok(Self::Text { corpus: Corpus::new(text.into(), 0)?, batch, context, seed })
     }
 
+    /// A text as a model's own tokenizer reads it.
+    pub fn tokens(text: &[u8], tokenizer: &Tokenizer, batch: usize, context: usize, seed: u64) -> Result<Self> {
+        let tokens = tokenizer.encode(utf8(text)?)?;
+        ensure!(tokens.len() > context, "it has {} tokens; a sequence of {context} needs more", tokens.len());
+        Ok(Self::Tokens { tokens, batch, context, seed: Digest::in_domain(DOMAIN, &seed.to_le_bytes()) })
+    }
+
     /// Sequences in a batch and tokens in a sequence.
     pub fn shape(&self) -> (usize, usize) {
         match self {
-            Self::Prepared { batch, context, .. } | Self::Text { batch, context, .. } => (*batch, *context),
+            Self::Prepared { batch, context, .. }
+            | Self::Text { batch, context, .. }
+            | Self::Tokens { batch, context, .. } => (*batch, *context),
         }
     }
 
@@ -48,8 +58,17 @@ impl Source {
             Self::Text { corpus, seed, .. } => {
                 Ok(corpus.train_batch(*seed, PeerId([0; 32]), step + 1, batch, context)?)
             }
+            Self::Tokens { tokens, seed, .. } => {
+                Ok(drawn_batch(tokens, *seed, PeerId([0; 32]), step + 1, (batch, context))?)
+            }
         }
     }
+}
+
+fn utf8(text: &[u8]) -> Result<&str> {
+    ensure!(!text.is_empty(), "it is empty");
+    let text = std::str::from_utf8(text).ok().filter(|text| !text.contains('\0'));
+    text.context("it is not UTF-8 text")
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ missing. A target of words or of two numbers is classified, of more numbers pred
 bytes, gzipped or not. --out gets model.safetensors (tensors as in PyTorch's nn.Sequential), net.json (the layers, which
 --net reads) and preprocessing.json (means, deviations, categories, classes).
 
---data is for models whose tokens are bytes: a vocabulary of 256 and no tokenizer.json.
+--data is read with the model folder's tokenizer.json; without one each byte is a token, and the vocabulary must be 256.
 --batches is a safetensors file with one int32 tensor `tokens` of shape [batches, batch, context + 1];
 step i (from 0) trains on batch i mod batches. --recipe is a JSON file:
   {\"optimizer\": {\"type\": \"adamw\", \"lr\": 1e-3, \"beta1\": 0.9, \"beta2\": 0.95, \"eps\": 1e-8,
@@ -62,7 +62,7 @@ pub struct Args {
     /// Model folder with config.json and model.safetensors
     #[arg(long, value_name = "DIR", required_unless_present_any = ["table", "images"])]
     model: Option<PathBuf>,
-    /// UTF-8 text to train on; each byte is a token, so the model must have a vocabulary of 256
+    /// UTF-8 text to train on, read with the model's tokenizer.json; without one each byte is a token of the model's 256
     #[arg(long, value_name = "FILE", required_unless_present_any = ["batches", "table", "images"], conflicts_with_all = ["batches", "table", "images"])]
     data: Option<PathBuf>,
     /// Prepared batches of tokens, a safetensors file
@@ -148,22 +148,30 @@ impl Args {
             (path, Source::prepared(&files::read(path, BATCHES_BYTES_MAX)?, model.spec.vocab_size))
         } else {
             let path = self.data.as_ref().context("--data or --batches is needed")?;
-            check_reads_bytes(model)?;
+            let tokenizer = model.tokenizer()?;
+            if tokenizer.is_none() {
+                check_reads_bytes(model)?;
+            }
             let context = self.context.unwrap_or(model.spec.max_position_embeddings.min(128)) as usize;
             let batch = self.batch.unwrap_or(8) as usize;
             let text = files::read(path, TEXT_BYTES_MAX)?;
-            (path, Source::text(text, batch, context, self.seed.unwrap_or(0)))
+            let seed = self.seed.unwrap_or(0);
+            let source = match tokenizer {
+                Some(tokenizer) => Source::tokens(&text, &tokenizer, batch, context, seed),
+                None => Source::text(text, batch, context, seed),
+            };
+            (path, source)
         };
         source.with_context(|| format!("cannot train on {}", path.display()))
     }
 }
 
-/// Bytes are tokens of a byte model only; to any other they are noise, and training on them spoils it.
+/// Without a tokenizer bytes are tokens, of a byte model only; to any other they are noise, and training on them spoils it.
 fn check_reads_bytes(model: &Model) -> Result<()> {
     let Err(why) = model.reads_bytes() else { return Ok(()) };
     bail!(
-        "--data is for models whose tokens are bytes, and {why}: turn the text into tokens with the model's own \
-         tokenizer and give them as --batches (`shoal train --help` shows the format)"
+        "without a tokenizer.json each byte of --data is a token, and {why}: put the model's tokenizer.json into its \
+         folder, or give tokens as --batches (`shoal train --help` shows the format)"
     )
 }
 

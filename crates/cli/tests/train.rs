@@ -170,7 +170,35 @@ fn a_text_is_refused_as_bytes_where_the_model_has_other_tokens() {
     assert!(text.contains("vocabulary of 80") && text.contains("--batches"), "{text}");
     fs::write(world.path("bytes/tokenizer.json"), "{}").unwrap();
     let text = world.complaint(&arguments("bytes"), 1);
-    assert!(text.contains("tokenizer.json") && text.contains("--batches"), "{text}");
+    assert!(text.contains("tokenizer.json") && text.contains("not a tokenizer"), "{text}");
+}
+
+/// A `tokenizer.json` that knows `words` words, each by a number.
+fn words(words: u32) -> String {
+    let vocab: serde_json::Map<String, Value> = (0..words).map(|word| (format!("w{word}"), word.into())).collect();
+    json!({ "version": "1.0", "added_tokens": [], "pre_tokenizer": { "type": "WhitespaceSplit" },
+        "model": { "type": "WordLevel", "vocab": vocab, "unk_token": "w0" } })
+    .to_string()
+}
+
+#[test]
+fn a_text_is_read_with_the_tokenizer_of_the_model() {
+    let world = World::new();
+    // Each word follows from the one before, and no byte of a text says so much.
+    let text: String = (0..600).map(|i| format!("w{} ", [3, 71, 15, 42, 8][i % 5])).collect();
+    fs::write(world.path("text.txt"), text).unwrap();
+    fs::write(world.path("model/tokenizer.json"), words(80)).unwrap();
+    let losses = world.losses("--model model --data text.txt --batch 4 --context 8 --steps 60 --engine cpu");
+    assert!(losses[59] < losses[0] * 0.4, "{losses:?}");
+}
+
+#[test]
+fn a_tokenizer_that_does_not_fit_the_vocabulary_is_named_with_its_token() {
+    let world = World::new();
+    fs::write(world.path("text.txt"), "w1 w2 w3 w4 w5 w6 w7 w8 w9 w10 w11").unwrap();
+    fs::write(world.path("model/tokenizer.json"), words(81)).unwrap();
+    let text = world.complaint("train --steps 1 --engine cpu --model model --data text.txt --context 8", 1);
+    assert!(text.contains("tokenizer.json") && text.contains("\"w80\"") && text.contains("vocab_size is 80"), "{text}");
 }
 
 #[test]

@@ -25,8 +25,8 @@ pub struct Corpus {
 pub enum DataError {
     #[error("the run holds out {held_out} bytes of a text of {text}: nothing is left to train on")]
     HeldOut { held_out: u64, text: usize },
-    #[error("the {part} part of the text has {bytes} bytes, and a row needs {row}: use more text or a shorter context")]
-    TooShort { part: &'static str, bytes: usize, row: usize },
+    #[error("the {part} part of the text has {tokens} tokens, and a row needs {row}: use more text or a shorter context")]
+    TooShort { part: &'static str, tokens: usize, row: usize },
     #[error("a batch of {batch} rows of {context} tokens is not between 1 and {BATCH_TOKENS_MAX} tokens")]
     Shape { batch: usize, context: usize },
 }
@@ -47,9 +47,7 @@ impl Corpus {
         batch: usize,
         context: usize,
     ) -> Result<Batch, DataError> {
-        let mut hasher = Hasher::new_derive_key(DOMAIN);
-        hasher.update(&randomness.0).update(&peer.0).update(&step.to_le_bytes());
-        self.drawn(&hasher, batch, context)
+        drawn_batch(&self.text[..self.train_bytes], randomness, peer, step, (batch, context))
     }
 
     /// A batch that no peer is assigned, to measure updates on: another draw from the same text, by a seed.
@@ -62,15 +60,7 @@ impl Corpus {
     ) -> Result<Batch, DataError> {
         let mut hasher = Hasher::new_derive_key(UNASSIGNED_DOMAIN);
         hasher.update(&seed.0).update(&number.to_le_bytes());
-        self.drawn(&hasher, batch, context)
-    }
-
-    /// Rows of the training part.
-    fn drawn(&self, hasher: &Hasher, batch: usize, context: usize) -> Result<Batch, DataError> {
-        let part = &self.text[..self.train_bytes];
-        let places = places("training", part.len(), batch, context)?;
-        let mut stream = hasher.finalize_xof();
-        Ok(rows(part, (0..batch).map(|_| below(&mut stream, places)), context))
+        drawn(&self.text[..self.train_bytes], &hasher, batch, context)
     }
 
     /// Batches spread evenly over the held-out text, the same for everyone.
@@ -107,13 +97,39 @@ impl Corpus {
     }
 }
 
-/// How many rows of `context + 1` bytes start in `bytes`.
-fn places(part: &'static str, bytes: usize, batch: usize, context: usize) -> Result<usize, DataError> {
+/// The batch of one step (from 1) of a peer's round: rows of consecutive `tokens`, drawn from the round's randomness.
+pub fn drawn_batch<T: Copy + Into<u32>>(
+    tokens: &[T],
+    randomness: Digest,
+    peer: PeerId,
+    step: u32,
+    (batch, context): (usize, usize),
+) -> Result<Batch, DataError> {
+    let mut hasher = Hasher::new_derive_key(DOMAIN);
+    hasher.update(&randomness.0).update(&peer.0).update(&step.to_le_bytes());
+    drawn(tokens, &hasher, batch, context)
+}
+
+/// Rows of the tokens to train on, at places that the hasher draws.
+fn drawn<T: Copy + Into<u32>>(
+    tokens: &[T],
+    hasher: &Hasher,
+    batch: usize,
+    context: usize,
+) -> Result<Batch, DataError> {
+    let places = places("training", tokens.len(), batch, context)?;
+    let mut stream = hasher.finalize_xof();
+    Ok(rows(tokens, (0..batch).map(|_| below(&mut stream, places)), context))
+}
+
+/// How many rows of `context + 1` tokens start in `count` of them.
+fn places(part: &'static str, count: usize, batch: usize, context: usize) -> Result<usize, DataError> {
     let tokens = batch.saturating_mul(context);
     if tokens == 0 || tokens > BATCH_TOKENS_MAX {
         return Err(DataError::Shape { batch, context });
     }
-    bytes.checked_sub(context).filter(|places| *places > 0).ok_or(DataError::TooShort { part, bytes, row: context + 1 })
+    let places = count.checked_sub(context).filter(|places| *places > 0);
+    places.ok_or(DataError::TooShort { part, tokens: count, row: context + 1 })
 }
 
 /// A number below `limit` with no noticeable bias: the high half of a 64 × 64 bit product.
@@ -123,12 +139,12 @@ pub(crate) fn below(stream: &mut OutputReader, limit: usize) -> usize {
     ((u128::from(u64::from_le_bytes(word)) * limit as u128) >> 64) as usize
 }
 
-fn rows(part: &[u8], starts: impl Iterator<Item = usize>, context: usize) -> Batch {
+fn rows<T: Copy + Into<u32>>(part: &[T], starts: impl Iterator<Item = usize>, context: usize) -> Batch {
     let mut batch = Batch { batch: 0, context, inputs: Vec::new(), targets: Vec::new() };
     for start in starts {
         let row = &part[start..=start + context];
-        batch.inputs.extend(row[..context].iter().map(|byte| u32::from(*byte)));
-        batch.targets.extend(row[1..].iter().map(|byte| u32::from(*byte)));
+        batch.inputs.extend(row[..context].iter().map(|token| (*token).into()));
+        batch.targets.extend(row[1..].iter().map(|token| (*token).into()));
         batch.batch += 1;
     }
     batch
@@ -194,7 +210,7 @@ mod tests {
         assert_eq!(corpus.train_batch(Digest([1; 32]), PeerId([2; 32]), 1, 2, 16).unwrap().inputs[..16].len(), 16);
         assert_eq!(corpus.held_out_batches(1, 16, 5).unwrap().len(), 5);
         let error = corpus.held_out_batches(1, 17, 5).unwrap_err();
-        assert_eq!(error, DataError::TooShort { part: "held-out", bytes: 17, row: 18 });
+        assert_eq!(error, DataError::TooShort { part: "held-out", tokens: 17, row: 18 });
     }
 
     #[test]
