@@ -25,7 +25,9 @@ pub struct Corpus {
 pub enum DataError {
     #[error("the run holds out {held_out} bytes of a text of {text}: nothing is left to train on")]
     HeldOut { held_out: u64, text: usize },
-    #[error("the {part} part of the text has {tokens} tokens, and a row needs {row}: use more text or a shorter context")]
+    #[error(
+        "the {part} part of the text has {tokens} tokens, and a row needs {row}: use more text or a shorter context"
+    )]
     TooShort { part: &'static str, tokens: usize, row: usize },
     #[error("a batch of {batch} rows of {context} tokens is not between 1 and {BATCH_TOKENS_MAX} tokens")]
     Shape { batch: usize, context: usize },
