@@ -113,12 +113,7 @@ pub fn drawn_batch<T: Copy + Into<u32>>(
 }
 
 /// Rows of the tokens to train on, at places that the hasher draws.
-fn drawn<T: Copy + Into<u32>>(
-    tokens: &[T],
-    hasher: &Hasher,
-    batch: usize,
-    context: usize,
-) -> Result<Batch, DataError> {
+fn drawn<T: Copy + Into<u32>>(tokens: &[T], hasher: &Hasher, batch: usize, context: usize) -> Result<Batch, DataError> {
     let places = places("training", tokens.len(), batch, context)?;
     let mut stream = hasher.finalize_xof();
     Ok(rows(tokens, (0..batch).map(|_| below(&mut stream, places)), context))
