@@ -198,13 +198,40 @@ pub enum ComputeCommand {
 /// From the peer worker to the compute worker, in postcard over their port.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToCompute {
-    Setup { manifest: Blob, peer: PeerId, text: Blob, residual: Option<Blob> },
-    Train { job: JobId, round: Round, model: Blob, randomness: Digest, steps: u32, settled: Option<bool> },
-    Check { job: JobId, update: Blob },
-    Aggregate { job: JobId, model: Blob, updates: Vec<(u16, Blob)>, history: Vec<Vec<u64>> },
+    Setup {
+        manifest: Blob,
+        peer: PeerId,
+        text: Blob,
+        residual: Option<Blob>,
+    },
+    Train {
+        job: JobId,
+        round: Round,
+        model: Blob,
+        randomness: Digest,
+        steps: u32,
+        learning_rate_1024: u32,
+        settled: Option<bool>,
+    },
+    Check {
+        job: JobId,
+        update: Blob,
+    },
+    Aggregate {
+        job: JobId,
+        model: Blob,
+        updates: Vec<(u16, Blob)>,
+        history: Vec<Vec<u64>>,
+    },
     Judge(JudgeJob),
-    Stop { job: JobId, keep: bool },
-    Evaluate { round: Round, model: Blob },
+    Stop {
+        job: JobId,
+        keep: bool,
+    },
+    Evaluate {
+        round: Round,
+        model: Blob,
+    },
 }
 
 /// [`Job::Judge`].
@@ -237,12 +264,13 @@ fn blob(bytes: &Bytes) -> Blob {
 impl ToCompute {
     pub fn from_job(job: JobId, work: &Job) -> Self {
         match work {
-            Job::Train { round, model, randomness, steps, settled } => Self::Train {
+            Job::Train { round, model, randomness, steps, learning_rate_1024, settled } => Self::Train {
                 job,
                 round: *round,
                 model: blob(model),
                 randomness: *randomness,
                 steps: *steps,
+                learning_rate_1024: *learning_rate_1024,
                 settled: *settled,
             },
             Job::Check { update } => Self::Check { job, update: blob(update) },

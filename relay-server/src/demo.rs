@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, io, path::PathBuf};
 use shoal_learn::{init, layout::LayoutError, presets::Preset};
 use shoal_wire::{
     Digest, Manifest, RunId,
-    manifest::{Chunk, Codec, DataSpec, Privacy, Tokenizer},
+    manifest::{Charter, Chunk, Codec, CreditRule, DataSpec, Privacy, Tokenizer},
     sign::Domain,
 };
 use thiserror::Error;
@@ -138,6 +138,8 @@ impl Plan {
             recipe,
             timing,
             privacy: Privacy::Public,
+            credit: CreditRule::default(),
+            charter: Charter::default(),
             anchors: Vec::new(),
             seed: Digest([0; 32]),
         };

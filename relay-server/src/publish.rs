@@ -96,6 +96,12 @@ fn numbers(manifest: &Manifest) -> Result<(), Unfit> {
     ] {
         check(what, found.into(), 1, DURATION_MS_MAX.into())?;
     }
+    let charter = &manifest.charter;
+    check("charter.approve_per_mille", charter.approve_per_mille.into(), 501, 1000)?;
+    check("charter.turnout_per_mille", charter.turnout_per_mille.into(), 1, 1000)?;
+    check("charter.open_rounds_min", charter.open_rounds_min.into(), 1, limits::OPEN_ROUNDS_MAX.into())?;
+    let open_min = charter.open_rounds_min.into();
+    check("charter.open_rounds_max", charter.open_rounds_max.into(), open_min, limits::OPEN_ROUNDS_MAX.into())?;
     check("timing.recovery_window_rounds", timing.recovery_window_rounds.into(), 0, RECOVERY_WINDOW_ROUNDS_MAX)?;
     let context = u64::from(recipe.context);
     // A chunk counts as often as it is named: that is how often a volunteer reads it.

@@ -68,6 +68,7 @@ struct TrainJob {
     model: Blob,
     randomness: Digest,
     steps: u32,
+    learning_rate_1024: u32,
     settled: Option<bool>,
 }
 
@@ -136,8 +137,8 @@ impl Worker {
 
     async fn answer(&mut self, room: &mut Room, ask: Ask) {
         match ask {
-            Ask::Peer(ToCompute::Train { job, round, model, randomness, steps, settled }) => {
-                let work = TrainJob { job, round, model, randomness, steps, settled };
+            Ask::Peer(ToCompute::Train { job, round, model, randomness, steps, learning_rate_1024, settled }) => {
+                let work = TrainJob { job, round, model, randomness, steps, learning_rate_1024, settled };
                 self.train(room, work).await;
             }
             Ask::Peer(ToCompute::Judge(work)) => self.judge(room, &work).await,
@@ -264,6 +265,7 @@ impl Worker {
             randomness: work.randomness,
             peer: room.peer,
             steps: work.steps,
+            learning_rate_1024: work.learning_rate_1024,
             settled: work.settled,
         };
         let Room { manifest, engine, trainer, .. } = room;

@@ -199,7 +199,9 @@ impl Driver {
             }
             Event::Trouble(text) => scope::post(&PeerNews::Notice { text }),
             // The status says these.
-            Event::JoinedRoster { .. } | Event::LeftRoster { .. } | Event::Waiting { .. } => {}
+            Event::JoinedRoster { .. } | Event::LeftRoster { .. } | Event::Waiting { .. } | Event::Over { .. } => {}
+            // Votes are native peers' for now.
+            Event::Proposed { .. } | Event::Decided { .. } => {}
         }
         self.status_at = Millis(0);
     }

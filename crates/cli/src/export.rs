@@ -4,21 +4,24 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use serde_json::json;
 use shoal_learn::gguf::GgufTokenizer;
 use shoal_learn::{Layout, folder, outer::params_from_bytes};
-use shoal_node::verify::{Replayed, Source, verify};
-use shoal_wire::{Manifest, RunId};
+use shoal_ledger::Lineage;
+use shoal_node::verify::{Source, verify};
+use shoal_wire::RunId;
 
 use crate::files;
+use crate::ledger::change;
 use crate::model::{Gguf, write_weights};
-use crate::output::print_line;
+use crate::output::{markdown, print_line};
 use crate::relay::{TlsArgs, block_on, parse_run};
 
 /// Export a run's newest model as a Hugging Face folder, after replaying the run
 ///
-/// The folder also gets `shoal.json`, the model's lineage: the run, its rounds, the digests of the model and of the last
-/// certified body, who contributed how much, and the data with licences and attribution.
+/// The folder also gets the model's lineage, as `lineage.json` and as a model card, README.md: the run, its rounds, the
+/// digests of the model and of the certified bodies, who contributed how much, what they decided on, and the data with
+/// licences and attribution.
 #[derive(clap::Args)]
 pub struct Args {
     /// The relay's address
@@ -48,7 +51,6 @@ pub fn run(args: &Args) -> Result<()> {
     })?;
     let layout = Layout::of(&manifest.model)?;
     let parameters = params_from_bytes(&layout, &verified.bytes)?;
-    let lineage = lineage(&manifest, &verified);
     let out = &args.out;
     fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
     write_weights(out, &layout, &parameters)?;
@@ -56,7 +58,9 @@ pub fn run(args: &Args) -> Result<()> {
         kind.write(out, &manifest.name, &manifest.model, &parameters, &GgufTokenizer::Bytes)?;
     }
     files::write_atomically(&out.join("config.json"), &folder::config_json(&manifest.model)?)?;
-    files::write_atomically(&out.join("shoal.json"), format!("{lineage:#}\n").as_bytes())?;
+    let lineage = serde_json::to_string_pretty(&verified.lineage)?;
+    files::write_atomically(&out.join("lineage.json"), format!("{lineage}\n").as_bytes())?;
+    files::write_atomically(&out.join("README.md"), card(&verified.lineage).as_bytes())?;
     if args.json {
         return print_line(&json!({ "run": verified.run, "round": verified.rounds, "model": verified.model,
             "out": out.display().to_string() }));
@@ -65,21 +69,30 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Where a model comes from: enough to check it with `shoal verify`, and to credit data and contributors.
-fn lineage(manifest: &Manifest, verified: &Replayed) -> Value {
-    json!({
-        "run": verified.run,
-        "name": manifest.name,
-        "host": manifest.host,
-        "rounds": verified.rounds,
-        "model": verified.model,
-        // Each body names the one before it: this digest stands for all certificates.
-        "certifiedBody": verified.body,
-        "acceptedUpdates": verified.accepted,
-        "recoveries": verified.recoveries,
-        "contributors": verified.contributors,
-        "data": manifest.data.sources.iter().map(|source| json!({
-            "name": source.name, "licence": source.licence, "attribution": source.attribution,
-        })).collect::<Vec<_>>(),
-    })
+/// The model card: what a person wants to know before using the model.
+fn card(lineage: &Lineage) -> String {
+    let Lineage { run, rounds, model, contributors, data, amendments, .. } = lineage;
+    let (name, host) = (markdown(&lineage.name), markdown(&lineage.host));
+    let mut text = format!(
+        "# {name}\n\nTrained in the open with Shoal, in a run that {host} published.\n\n\
+         | | |\n|---|---|\n| run | `{run}` |\n| after round | {rounds} |\n| model | `{model}` |\n\
+         | certified body | `{}` |\n| contributors | {} |\n\n\
+         `shoal verify RELAY --run {run}` replays how it was made. `lineage.json` names every contributor.\n\n\
+         ## Data\n\n",
+        lineage.certified_body,
+        contributors.len(),
+    );
+    for source in data {
+        let [name, licence, attribution] = [&source.name, &source.licence, &source.attribution].map(|s| markdown(s));
+        let by = if attribution.is_empty() { String::new() } else { format!(": {attribution}") };
+        text += &format!("- {name} ({licence}){by}\n");
+    }
+    if !amendments.is_empty() {
+        text += "\n## Decided by its contributors\n\n";
+    }
+    for accepted in amendments {
+        let (amendment, id) = (&accepted.amendment, accepted.id.short());
+        text += &format!("- from round {}: {} ({id})\n", amendment.effective, change(&amendment.change));
+    }
+    text
 }

@@ -278,6 +278,18 @@ impl Reporter {
                 format!("A provisional recovery was replaced; back to round {to}."),
                 json!({ "event": "rolled_back", "to": to }),
             ),
+            NodeEvent::Swarm(Event::Proposed { round, amendment, by }) => (
+                format!("A change of the run was proposed; `shoal ledger` shows it: {amendment}"),
+                json!({ "event": "proposed", "round": round, "amendment": amendment, "by": by }),
+            ),
+            NodeEvent::Swarm(Event::Decided { round, amendment, accepted }) => (
+                format!("Amendment {} was {}.", amendment.short(), if *accepted { "accepted" } else { "rejected" }),
+                json!({ "event": "decided", "round": round, "amendment": amendment, "accepted": accepted }),
+            ),
+            NodeEvent::Swarm(Event::Over { round }) => (
+                format!("Those who take part decided to end this run: round {round} was the last."),
+                json!({ "event": "over", "round": round }),
+            ),
             NodeEvent::Swarm(Event::Waiting { present, needed }) => (
                 format!("Waiting for others: weight {present} of {needed} is present."),
                 json!({ "event": "waiting", "present": present, "needed": needed }),

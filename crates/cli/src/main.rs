@@ -4,6 +4,7 @@ mod audit;
 mod export;
 mod files;
 mod join;
+mod ledger;
 mod model;
 mod output;
 mod plan;
@@ -36,6 +37,7 @@ enum Command {
     #[command(subcommand)]
     Run(run::Command),
     Verify(verify::Args),
+    Ledger(ledger::Args),
     Export(export::Args),
 }
 
@@ -47,6 +49,7 @@ impl Command {
             Self::Join(args) => join::run(args),
             Self::Run(command) => run::run(command),
             Self::Verify(args) => verify::run(args),
+            Self::Ledger(args) => ledger::run(args),
             Self::Export(args) => export::run(args),
         }
     }
@@ -57,7 +60,7 @@ impl Command {
             Self::Run(command) => command.json(),
             Self::Export(args) => args.json,
             Self::Plan(args) => args.json,
-            Self::Train(_) | Self::Join(_) | Self::Verify(_) => false,
+            Self::Train(_) | Self::Join(_) | Self::Verify(_) | Self::Ledger(_) => false,
         }
     }
 }

@@ -10,7 +10,7 @@ use shoal_learn::{init, outer::params_to_bytes, presets::Preset};
 use shoal_node::RelayClient;
 use shoal_wire::{
     Digest, Identity, Manifest, RunId, limits,
-    manifest::{Chunk, DataSource, DataSpec, ModelSpec, Privacy, Tokenizer},
+    manifest::{Charter, Chunk, CreditRule, DataSource, DataSpec, ModelSpec, Privacy, Tokenizer},
     sign::Domain,
 };
 
@@ -232,6 +232,8 @@ async fn publish(args: &CreateArgs, client: &RelayClient, token: &str, text: Vec
         recipe,
         timing: preset.timing(),
         privacy: Privacy::Public,
+        credit: CreditRule::default(),
+        charter: Charter::default(),
         anchors: vec![client.anchor(genesis, seed).await?],
         seed,
     };

@@ -17,10 +17,11 @@ use crate::relay::{TlsArgs, block_on, parse_run};
 
 /// Replay a run from its first model and check everything on the way
 ///
-/// Checks every certificate's signatures and links, applies every accepted update to the model before it, and
-/// compares the result with the certified digest. Then checks the relay's log: its signature, that every round is in
-/// it, and what the options below ask. Ends with status 1 and the first round that does not hold, or with status 3 and why
-/// there is no verdict. The last line of --json says the same: `holds` is true, false, or null without a verdict.
+/// Checks every certificate's signatures and links, and recomputes quorums, verdicts, credit and votes; applies every
+/// accepted update to the model before it, and compares the result with the certified digest. Then checks the relay's
+/// log: its signature, that every round is in it, and what the options below ask. Ends with status 1 and the first round
+/// that does not hold, or with status 3 and why there is no verdict. The last line of --json says the same: `holds` is
+/// true, false, or null without a verdict.
 #[derive(clap::Args)]
 pub struct Args {
     /// A relay's address, or a data directory of a relay or a peer
@@ -63,14 +64,10 @@ struct Failure {
     why: String,
 }
 
-impl Args {
-    pub fn source(&self) -> Result<Source> {
-        if Path::new(&self.source).is_dir() {
-            Ok(Source::directory(Path::new(&self.source))?)
-        } else {
-            Ok(Source::Relay(self.tls.client(&self.source)?))
-        }
-    }
+/// A directory that exists, else a relay.
+pub fn source(named: &str, tls: &TlsArgs) -> Result<Source> {
+    let path = Path::new(named);
+    if path.is_dir() { Ok(Source::directory(path)?) } else { Ok(Source::Relay(tls.client(named)?)) }
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -99,7 +96,7 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// The verdict, or why there is none.
 fn replay(args: &Args) -> Result<Result<(Replayed, Option<Audited>), Failure>> {
-    let source = args.source()?;
+    let source = source(&args.source, &args.tls)?;
     let demands = args.log.demands(&source)?;
     let bar = (!args.json && stderr().is_terminal()).then(|| {
         let style = ProgressStyle::with_template("{spinner} round {pos}  {msg}  {elapsed}");
@@ -143,18 +140,20 @@ fn replay(args: &Args) -> Result<Result<(Replayed, Option<Audited>), Failure>> {
 }
 
 fn report(args: &Args, verified: &Replayed, log: Option<&Audited>) -> Result<()> {
-    let Replayed { run, rounds, model, accepted, recoveries, checkpoints, .. } = verified;
-    let contributors = verified.contributors.len();
+    let Replayed { run, rounds, model, accepted, recoveries, checkpoints, tally, .. } = verified;
+    let contributors = verified.lineage.contributors.len();
     if args.json {
         return print_line(&json!({ "event": "verified", "holds": true, "run": run, "rounds": rounds, "model": model,
             "accepted": accepted, "recoveries": recoveries, "checkpoints": checkpoints,
-            "contributors": contributors, "log": log }));
+            "contributors": contributors, "checked": tally, "log": log }));
     }
     let mut out = stdout().lock();
     writeln!(out, "The history of run {run} holds.")?;
     writeln!(out, "  model       {model}")?;
     writeln!(out, "  rounds      {rounds}, of which {recoveries} were recoveries without a quorum")?;
-    writeln!(out, "  updates     {accepted} accepted, from {contributors} peers")?;
+    writeln!(out, "  updates     {accepted} accepted, from {contributors} peers with {} credit", tally.credit)?;
+    writeln!(out, "  signatures  {}, of which {} judgements", tally.signatures, tally.judgements)?;
+    writeln!(out, "  votes       {} ballots on {} amendments", tally.ballots, tally.amendments)?;
     writeln!(out, "  checkpoints {checkpoints} compared")?;
     audit::print(&mut out, log)?;
     Ok(())

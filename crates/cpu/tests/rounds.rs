@@ -10,7 +10,7 @@ use shoal_learn::outer::{aggregate, params_to_bytes};
 use shoal_learn::presets::Preset;
 use shoal_learn::stories::stories;
 use shoal_learn::trainer::{Go, TrainOrder, Trainer};
-use shoal_wire::manifest::{DataSpec, Manifest, Privacy, Tokenizer};
+use shoal_wire::manifest::{Charter, CreditRule, DataSpec, Manifest, Privacy, Tokenizer};
 use shoal_wire::{Digest, PeerId};
 
 const HELD_OUT_BYTES: u64 = 20_000;
@@ -28,6 +28,8 @@ fn manifest(preset: Preset) -> Manifest {
         recipe: preset.recipe(),
         timing: preset.timing(),
         privacy: Privacy::Public,
+        credit: CreditRule::default(),
+        charter: Charter::default(),
         anchors: Vec::new(),
         seed: Digest::default(),
     }
@@ -52,8 +54,15 @@ fn three_peers_learn_more_than_the_frequencies_of_letters_in_five_rounds() {
             .map(|(peer, number)| {
                 let randomness = Digest::of(&round.to_le_bytes());
                 let settled = (round > 1).then_some(true);
-                let order =
-                    TrainOrder { round, model: &model, randomness, peer: PeerId([number; 32]), steps: 20, settled };
+                let order = TrainOrder {
+                    round,
+                    model: &model,
+                    randomness,
+                    peer: PeerId([number; 32]),
+                    steps: 20,
+                    learning_rate_1024: 1024,
+                    settled,
+                };
                 block_on(peer.train(&order, async |_| Go::On)).unwrap().unwrap().update
             })
             .collect();

@@ -38,6 +38,8 @@ pub struct TrainOrder<'a> {
     pub peer: PeerId,
     /// Most steps; never more than the recipe's are done.
     pub steps: u32,
+    /// Learning rates, in 1/1024 of the recipe's.
+    pub learning_rate_1024: u32,
     /// Whether the last update is done with, if that is news; otherwise its content is sent again.
     pub settled: Option<bool>,
 }
@@ -185,7 +187,7 @@ impl<E: Engine> Trainer<E> {
     fn step(&mut self, order: &TrainOrder<'_>, step: u32) -> Result<u64, TrainError> {
         let (rows, context) = (self.recipe.batch as usize, self.recipe.context as usize);
         let batch = self.corpus.train_batch(order.randomness, order.peer, step, rows, context)?;
-        let lr = learning_rate(&self.recipe, order.round);
+        let lr = learning_rate(&self.recipe, order.round, order.learning_rate_1024);
         let number = self.steps_done.saturating_add(1);
         self.engine.step(&batch, &StepSettings { optimizer: self.recipe.inner, lr, step: number })?;
         self.steps_done = number;

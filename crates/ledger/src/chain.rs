@@ -16,6 +16,7 @@ use shoal_wire::{
 
 use crate::{
     LedgerError,
+    books::{Books, Page},
     judging::{self, Assessment},
     roster::{self, Departed, Fate, Leaving, Work, aggregate_weights, leaders, more_than_two_thirds, vote_weights},
 };
@@ -30,6 +31,7 @@ const JOIN_ROUNDS_MAX: Round = 16;
 pub struct Head {
     pub round: Round,
     pub body: Digest,
+    /// The model that the next round starts from: the one that this round certified, unless the run is rolled back.
     pub model: Digest,
     pub randomness: Digest,
     /// Who takes part in the next round.
@@ -68,13 +70,6 @@ pub struct Step {
     members: Vec<(Member, Fate)>,
 }
 
-/// What a peer gave to a run: a pure function of the chain.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Credit {
-    pub rounds: u64,
-    pub tokens: u64,
-}
-
 /// The certified history of a run, as far as it was checked.
 #[derive(Clone, Debug)]
 pub struct Chain {
@@ -84,8 +79,8 @@ pub struct Chain {
     /// Leaders of the next round, once somebody asked: who leads is asked for much more often than it changes.
     leaders: OnceLock<Vec<PeerId>>,
     /// States before the last rounds, oldest first, so that a provisional recovery can be undone.
-    earlier: VecDeque<(Head, BTreeMap<PeerId, Credit>)>,
-    credit: BTreeMap<PeerId, Credit>,
+    earlier: VecDeque<(Head, Page)>,
+    books: Books,
 }
 
 impl Chain {
@@ -108,7 +103,8 @@ impl Chain {
             recent: VecDeque::new(),
             recovery: false,
         };
-        Self { manifest, run, head, leaders: OnceLock::new(), earlier: VecDeque::new(), credit: BTreeMap::new() }
+        let books = Books::new(&manifest);
+        Self { manifest, run, head, leaders: OnceLock::new(), earlier: VecDeque::new(), books }
     }
 
     pub fn run(&self) -> RunId {
@@ -120,8 +116,8 @@ impl Chain {
     pub fn head(&self) -> &Head {
         &self.head
     }
-    pub fn credit(&self) -> &BTreeMap<PeerId, Credit> {
-        &self.credit
+    pub(crate) fn books(&self) -> &Books {
+        &self.books
     }
 
     pub fn member(&self, peer: PeerId) -> Option<&Member> {
@@ -243,7 +239,11 @@ impl Chain {
         if body.parent != self.head.body {
             return Err(LedgerError::OtherParent { got: body.parent, head: self.head.body });
         }
+        if self.is_over() {
+            return Err(LedgerError::Over { last: self.head.round });
+        }
         let (commits, found) = self.check_content(body)?;
+        self.check_charter(body)?;
         if body.recovery.is_some() {
             self.check_locks(body)?;
         }
@@ -293,9 +293,9 @@ impl Chain {
     pub fn advance(&mut self, certificate: &Certificate, step: &Step) {
         let body = &certificate.body;
         let judged = body.content.commits.iter().zip(&body.content.verdicts);
-        let accepted: Vec<(PeerId, Commit)> = judged
+        let accepted: Vec<Digest> = judged
             .filter(|(_, verdict)| **verdict == Verdict::Accepted)
-            .filter_map(|(envelope, _)| Some((envelope.from, open_commit(envelope, self.run).ok()?.1)))
+            .filter_map(|(envelope, _)| Some(open_commit(envelope, self.run).ok()?.1.update))
             .collect();
         let mut history = self.head.history.clone();
         if !body.content.norms.is_empty() {
@@ -305,7 +305,7 @@ impl Chain {
             }
         }
         let mut recent = self.head.recent.clone();
-        recent.push_back(accepted.iter().map(|(_, commit)| commit.update).collect());
+        recent.push_back(accepted);
         while recent.len() > HISTORY_ROUNDS {
             recent.pop_front();
         }
@@ -323,14 +323,13 @@ impl Chain {
             recovery: body.recovery.is_some(),
         };
         self.leaders = OnceLock::new();
-        self.earlier.push_back((core::mem::replace(&mut self.head, next), self.credit.clone()));
+        let page = self.books.enter(body, &self.manifest, self.assigned_tokens());
+        self.earlier.push_back((core::mem::replace(&mut self.head, next), page));
         while self.earlier.len() > self.manifest.timing.recovery_window_rounds.max(1) as usize {
             self.earlier.pop_front();
         }
-        for (peer, commit) in accepted {
-            let credit = self.credit.entry(peer).or_default();
-            credit.rounds += 1;
-            credit.tokens += commit.tokens;
+        if let Some(model) = self.rolled_back_to(body.round + 1).and_then(|to| self.checkpoint(to)) {
+            self.head.model = model;
         }
     }
 
@@ -357,10 +356,10 @@ impl Chain {
 
     /// Takes the last round back; false when it is final.
     pub fn undo(&mut self) -> bool {
-        let Some((head, credit)) = self.earlier.pop_back() else { return false };
+        let Some((head, page)) = self.earlier.pop_back() else { return false };
         self.leaders = OnceLock::new();
         self.head = head;
-        self.credit = credit;
+        self.books.take_back(page);
         true
     }
 

@@ -3,6 +3,8 @@
 use shoal_wire::{Digest, PeerId, Round, WireError};
 use thiserror::Error;
 
+use crate::CharterError;
+
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum LedgerError {
     #[error("round {got} does not follow round {head}")]
@@ -31,6 +33,10 @@ pub enum LedgerError {
     Copied(PeerId),
     #[error("a round without accepted updates must not change the model")]
     ChangedWithoutUpdates,
+    #[error("the run was decided to stop after round {last}")]
+    Over { last: Round },
+    #[error("amendment or ballot of {peer}: {source}")]
+    Charter { peer: PeerId, source: CharterError },
     #[error("the recovery does not carry on the newest lock")]
     IgnoredLock,
     #[error("the next roster is not the one that follows")]

@@ -219,6 +219,7 @@ mod tests {
             model: Bytes::from([]),
             randomness: Digest::of(b"randomness"),
             steps: 1,
+            learning_rate_1024: 1024,
             settled: None,
         };
         for (job, work) in [(1, Job::Check { update: Bytes::from([]) }), (2, train)] {

@@ -144,15 +144,14 @@ impl Node {
         lock: PeerLock,
     ) -> Result<NodeHandle, NodeError> {
         let peer = identity.peer();
-        let (restored, models) = storage::restore(&config.store, &manifest, peer, &genesis)?;
+        let (restored, checkpoints) = storage::restore(&config.store, &manifest, peer, &genesis)?;
         let (storage_sender, storage_events) = mpsc::unbounded_channel();
         let place = Place {
             store: config.store.clone(),
             run: config.run,
             peer,
-            genesis: manifest.genesis,
             recovery_window_rounds: u64::from(manifest.timing.recovery_window_rounds),
-            models,
+            checkpoints,
         };
         let (link_sender, link_events) = mpsc::channel(LINK_EVENTS_MAX);
         let (socket_sender, socket_events) = mpsc::channel(LINK_EVENTS_MAX);

@@ -1,12 +1,12 @@
 //! What a native peer keeps: a thread that writes records in order, and what it reads back after a restart.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, mpsc},
     thread::{self, JoinHandle},
 };
 
-use shoal_ledger::{Chain, Step};
+use shoal_ledger::{CHECKPOINT_ROUNDS, Chain, Step};
 use shoal_store::{FileStore, StoreError};
 use shoal_swarm::{Bytes, Persisted, Record, RecordId, Restored};
 use shoal_wire::{Digest, Manifest, PeerId, Round, RunId, codec, limits};
@@ -14,9 +14,8 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::{NodeError, replay};
 
-/// Checkpoints kept beside the first model: these last ones, and one of so many rounds.
+/// Checkpoints kept beside those that the run can be rolled back to.
 const CHECKPOINTS_LAST: u64 = 3;
-const CHECKPOINTS_EVERY: u64 = 50;
 /// Votes of at least so many rounds are kept, and of more where a recovery may be undone that reaches further back.
 const VOTES_ROUNDS_MIN: u64 = 64;
 const VOTES_FORGOTTEN_EVERY: u64 = 16;
@@ -49,11 +48,17 @@ pub(crate) struct Place {
     pub store: Arc<FileStore>,
     pub run: RunId,
     pub peer: PeerId,
-    pub genesis: Digest,
     /// How far back a recovery may be undone.
     pub recovery_window_rounds: u64,
+    pub checkpoints: Checkpoints,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Checkpoints {
     /// Models of the last certified rounds.
-    pub models: BTreeMap<Round, Digest>,
+    pub last: BTreeMap<Round, Digest>,
+    /// Models that are kept for good, because the run can be rolled back to them.
+    pub lasting: BTreeSet<Digest>,
 }
 
 impl Storage {
@@ -163,14 +168,15 @@ impl Writer {
 
     /// Removes checkpoints that are neither among the last, nor among those kept for good.
     fn retire_checkpoints(&mut self, round: Round, model: Digest) -> Result<(), StoreError> {
-        let models = &mut self.place.models;
-        models.insert(round, model);
-        let kept = models.split_off(&(round + 1).saturating_sub(CHECKPOINTS_LAST));
-        let old = std::mem::replace(models, kept);
-        for (round, model) in old {
-            let stays = round.is_multiple_of(CHECKPOINTS_EVERY)
-                || model == self.place.genesis
-                || self.place.models.values().any(|kept| *kept == model);
+        let Checkpoints { last, lasting } = &mut self.place.checkpoints;
+        if round.is_multiple_of(CHECKPOINT_ROUNDS) {
+            lasting.insert(model);
+        }
+        last.insert(round, model);
+        let kept = last.split_off(&(round + 1).saturating_sub(CHECKPOINTS_LAST));
+        for model in std::mem::replace(last, kept).into_values() {
+            // A round without updates has the model of the one before.
+            let stays = lasting.contains(&model) || last.values().any(|kept| *kept == model);
             if !stays {
                 self.place.store.remove_blob(model)?;
             }
@@ -189,7 +195,7 @@ pub(crate) fn restore(
     manifest: &Manifest,
     peer: PeerId,
     genesis: &Bytes,
-) -> Result<(Restored, BTreeMap<Round, Digest>), NodeError> {
+) -> Result<(Restored, Checkpoints), NodeError> {
     let run = manifest.run();
     let certificates = sound_certificates(store, run)?;
     let mut chain = Chain::new(manifest.clone());
@@ -207,15 +213,16 @@ pub(crate) fn restore(
         }
         sound.push(certificate);
     }
-    let model = newest_model(store, manifest, &steps, genesis)?;
+    let model = newest_model(store, &chain, &steps, genesis)?;
     let votes = store
         .votes(run, peer)?
         .into_iter()
         .filter(|(round, _)| *round > chain.head().round)
         .map(|(_, bytes)| codec::decode::<Persisted>("stored vote", &bytes, VOTE_BYTES_MAX))
         .collect::<Result<_, _>>()?;
-    let models = steps.iter().rev().take(CHECKPOINTS_LAST as usize).map(|step| (step.round, step.model)).collect();
-    Ok((Restored { certificates: sound, model, votes }, models))
+    let last = steps.iter().rev().take(CHECKPOINTS_LAST as usize).map(|step| (step.round, step.model)).collect();
+    let lasting = chain.checkpoints().collect();
+    Ok((Restored { certificates: sound, model, votes }, Checkpoints { last, lasting }))
 }
 
 /// The chain up to the first gap or damaged file. What a disk damaged is dropped from there on.
@@ -252,23 +259,21 @@ fn first_sound(store: &FileStore, run: RunId, from: Round) -> Result<Vec<shoal_w
 
 /// The model of the last round: from its checkpoint, or replayed from an earlier one with the updates that were
 /// kept. `None` when that is not possible; then peers send it.
-fn newest_model(
-    store: &FileStore,
-    manifest: &Manifest,
-    steps: &[Step],
-    genesis: &Bytes,
-) -> Result<Option<Bytes>, NodeError> {
+fn newest_model(store: &FileStore, chain: &Chain, steps: &[Step], genesis: &Bytes) -> Result<Option<Bytes>, NodeError> {
+    let (manifest, head) = (chain.manifest(), chain.head().model);
     let read = |digest: Digest| match store.get_blob(digest) {
+        _ if digest == manifest.genesis => Ok(Some(genesis.to_vec())),
         Err(StoreError::Corrupt { path, why }) => {
             tracing::warn!(path, why, "this blob counts as missing");
             Ok(None)
         }
         other => other,
     };
-    for start in (0..=steps.len()).rev() {
-        let digest = start.checked_sub(1).map_or(manifest.genesis, |last| steps[last].model);
-        let found = if digest == manifest.genesis { Some(genesis.to_vec()) } else { read(digest)? };
-        let Some(model) = found else { continue };
+    if let Some(model) = read(head)? {
+        return Ok(Some(Bytes::from(model)));
+    }
+    for start in (0..steps.len()).rev() {
+        let Some(model) = read(steps[start].before)? else { continue };
         return replay_from(manifest, model, &steps[start..], read);
     }
     Ok(None)

@@ -136,8 +136,9 @@ impl<O: Engines> Room<O> {
     fn work(&mut self, work: &Job, steering: &Steering) -> Outcome {
         let (events, mut measured) = (self.events.clone(), false);
         let (done, what) = match work {
-            &Job::Train { round, ref model, randomness, steps, settled } => {
-                let order = TrainOrder { round, model, randomness, peer: self.peer, steps, settled };
+            &Job::Train { round, ref model, randomness, steps, learning_rate_1024, settled } => {
+                let peer = self.peer;
+                let order = TrainOrder { round, model, randomness, peer, steps, learning_rate_1024, settled };
                 let attempt = |trainer: &mut Trainer<O::Engine>| {
                     measured = measured || measure(trainer, &order, &events);
                     train(trainer, &order, steering, &events)

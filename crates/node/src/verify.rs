@@ -1,11 +1,11 @@
 //! Replays a run from its first model, and says where it does not hold.
 
-use std::path::Path;
+use std::{collections::VecDeque, path::Path};
 
 use shoal_learn::Layout;
-use shoal_ledger::{Chain, Step, log::Entry};
+use shoal_ledger::{Chain, Lineage, Step, Tally, log::Entry};
 use shoal_store::{FileStore, StoreError};
-use shoal_wire::{Digest, Manifest, PeerId, Round, RunId, limits, record::Certificate};
+use shoal_wire::{Digest, Manifest, Round, RunId, limits, record::Certificate};
 
 use crate::{NodeError, RelayClient, replay};
 
@@ -17,7 +17,7 @@ pub enum Source {
 }
 
 /// A history that holds.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Replayed {
     pub run: RunId,
     pub rounds: Round,
@@ -29,24 +29,13 @@ pub struct Replayed {
     pub recoveries: u64,
     /// Stored checkpoints compared with the replayed models.
     pub checkpoints: u64,
-    /// Digest of the last certified body, which names the whole history before it; the run's id before round 1.
-    pub body: Digest,
-    /// Peers with accepted updates, and their credit.
-    pub contributors: Vec<Contributor>,
+    pub tally: Tally,
+    pub lineage: Lineage,
     /// What a log says of each round, in order.
     #[serde(skip)]
     pub entries: Vec<Entry>,
     #[serde(skip)]
     pub bytes: Vec<u8>,
-}
-
-/// What a peer gave to a run, as the certified history has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Contributor {
-    pub peer: PeerId,
-    pub accepted_rounds: u64,
-    pub tokens: u64,
 }
 
 /// The first round that does not hold; round 0 is the manifest and the first model.
@@ -151,46 +140,78 @@ fn fails(round: Round, why: impl ToString) -> VerifyError {
     VerifyError::Fails(Failure { round, why: why.to_string() })
 }
 
+/// A run's certificates, each checked against those before it.
+struct History<'a> {
+    source: &'a Source,
+    chain: Chain,
+    tally: Tally,
+    entries: Vec<Entry>,
+    fetched: VecDeque<Certificate>,
+}
+
+impl<'a> History<'a> {
+    async fn open(source: &'a Source, run: RunId) -> Result<Self, VerifyError> {
+        let manifest = source.manifest(run).await.map_err(|error| match &error {
+            // A directory without the run is a wrong argument, not a broken history.
+            NodeError::NotStored { .. } => VerifyError::Unavailable(error),
+            _ => at(0)(error),
+        })?;
+        let chain = Chain::new(manifest);
+        Ok(Self { source, chain, tally: Tally::default(), entries: Vec::new(), fetched: VecDeque::new() })
+    }
+
+    /// The next round; `None` after the last.
+    async fn next(&mut self) -> Result<Option<Step>, VerifyError> {
+        let round = self.chain.head().round + 1;
+        if self.fetched.is_empty() {
+            self.fetched = self.source.certificates(self.chain.run(), round).await.map_err(at(round))?.into();
+        }
+        let Some(certificate) = self.fetched.pop_front() else { return Ok(None) };
+        let step = self.chain.apply(&certificate).map_err(|error| fails(round, error))?;
+        self.tally.count(&certificate, &self.chain);
+        self.entries.push(Entry::of(&certificate));
+        Ok(Some(step))
+    }
+}
+
+/// Checks every certificate, without the models that they led to.
+pub async fn read_chain(source: &Source, run: RunId) -> Result<(Chain, Tally), VerifyError> {
+    let mut history = History::open(source, run).await?;
+    while history.next().await?.is_some() {}
+    Ok((history.chain, history.tally))
+}
+
 /// Checks every certificate, applies every accepted update, and compares every model on the way.
 pub async fn verify(source: &Source, run: RunId, mut on_round: impl FnMut(Progress)) -> Result<Replayed, VerifyError> {
-    let manifest = source.manifest(run).await.map_err(|error| match (&error, source) {
-        // A directory without the run is a wrong argument, not a broken history.
-        (NodeError::NotStored { .. }, _) => VerifyError::Unavailable(error),
-        _ => at(0)(error),
-    })?;
+    let mut history = History::open(source, run).await?;
+    let manifest = history.chain.manifest().clone();
     let layout = Layout::of(&manifest.model).map_err(|error| fails(0, error))?;
     let model_bytes = layout.len() as u64 * 4;
     let mut model = source.needed_blob("the first model", manifest.genesis, model_bytes).await.map_err(at(0))?;
     if model.len() as u64 != model_bytes {
         return Err(fails(0, format!("the first model has {} bytes, not {model_bytes}", model.len())));
     }
-    let mut chain = Chain::new(manifest.clone());
     let (mut accepted, mut recoveries, mut checkpoints) = (0, 0, 0);
-    let mut entries = Vec::new();
-    loop {
-        let next = chain.head().round + 1;
-        let certificates = source.certificates(run, next).await.map_err(at(next))?;
-        if certificates.is_empty() {
-            break;
-        }
-        for certificate in certificates {
-            let round = chain.head().round + 1;
-            let step = chain.apply(&certificate).map_err(|error| fails(round, error))?;
-            let before = step.before;
-            model = replay_round(source, &manifest, model, &step).await?;
-            entries.push(Entry::of(&certificate));
-            accepted += step.accepted.len() as u64;
-            recoveries += u64::from(step.recovery);
-            // A kept checkpoint must be whole; its address is the model's digest, so whole means equal.
-            let checkpoint = step.model != before
-                && source.blob(step.model, limits::BLOB_BYTES_MAX).await.map_err(at(round))?.is_some();
-            checkpoints += u64::from(checkpoint);
-            let (recovery, model) = (step.recovery, step.model);
-            on_round(Progress { round, accepted: step.accepted.len(), recovery, model });
-        }
+    let mut at_hand = manifest.genesis;
+    while let Some(step) = history.next().await? {
+        let round = step.round;
+        model = go_back(source, model, at_hand, &step).await?;
+        model = replay_round(source, &manifest, model, &step).await?;
+        at_hand = step.model;
+        accepted += step.accepted.len() as u64;
+        recoveries += u64::from(step.recovery);
+        // A kept checkpoint must be whole; its address is the model's digest, so whole means equal.
+        let checkpoint = step.model != step.before
+            && source.blob(step.model, limits::BLOB_BYTES_MAX).await.map_err(at(round))?.is_some();
+        checkpoints += u64::from(checkpoint);
+        let (recovery, model) = (step.recovery, step.model);
+        on_round(Progress { round, accepted: step.accepted.len(), recovery, model });
     }
+    let History { chain, tally, entries, .. } = history;
     let head = chain.head();
-    let contributors = chain.credit().iter();
+    if head.model != at_hand {
+        model = source.needed_blob(ROLLED_BACK, head.model, model_bytes).await.map_err(at(head.round))?;
+    }
     Ok(Replayed {
         run,
         rounds: head.round,
@@ -198,13 +219,22 @@ pub async fn verify(source: &Source, run: RunId, mut on_round: impl FnMut(Progre
         accepted,
         recoveries,
         checkpoints,
-        body: head.body,
-        contributors: contributors
-            .map(|(peer, credit)| Contributor { peer: *peer, accepted_rounds: credit.rounds, tokens: credit.tokens })
-            .collect(),
+        tally,
+        lineage: chain.lineage(),
         entries,
         bytes: model,
     })
+}
+
+const ROLLED_BACK: &str = "the model that the run was rolled back to";
+
+/// The model that a round starts from. Where the run was rolled back this is a checkpoint, whose digest an earlier round
+/// of the same history led to.
+async fn go_back(source: &Source, model: Vec<u8>, at_hand: Digest, step: &Step) -> Result<Vec<u8>, VerifyError> {
+    if step.before == at_hand {
+        return Ok(model);
+    }
+    source.needed_blob(ROLLED_BACK, step.before, model.len() as u64).await.map_err(at(step.round))
 }
 
 async fn replay_round(

@@ -15,7 +15,7 @@ use shoal_store::FileStore;
 use shoal_swarm::Event;
 use shoal_wire::{
     Digest, Identity, Manifest, PeerId, Round, RunId,
-    manifest::{Chunk, DataSource, DataSpec, Privacy, Timing, Tokenizer},
+    manifest::{Charter, Chunk, CreditRule, DataSource, DataSpec, Privacy, Timing, Tokenizer},
     sign::Domain,
 };
 use tokio::{sync::mpsc::Receiver, time::timeout};
@@ -74,6 +74,8 @@ fn manifest_of(store: &FileStore, anchor: PeerId) -> Manifest {
             recovery_window_rounds: 100,
         },
         privacy: Privacy::Public,
+        credit: CreditRule::default(),
+        charter: Charter::default(),
         anchors: vec![anchor],
         seed: Digest::of(b"seed"),
     }

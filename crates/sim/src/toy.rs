@@ -5,7 +5,9 @@ use shoal_swarm::{Bytes, Job, Outcome, Subject};
 use shoal_wire::{
     Digest, Manifest, PeerId, Round,
     judging::Score,
-    manifest::{AdamW, Codec, DataSpec, ModelSpec, Outer, Privacy, Recipe, RopeScaling, Timing, Tokenizer},
+    manifest::{
+        AdamW, Charter, Codec, CreditRule, DataSpec, ModelSpec, Outer, Privacy, Recipe, RopeScaling, Timing, Tokenizer,
+    },
 };
 
 use crate::engine::Engine;
@@ -57,6 +59,8 @@ pub fn toy_manifest(anchors: Vec<PeerId>) -> Manifest {
             recovery_window_rounds: 100,
         },
         privacy: Privacy::Public,
+        credit: CreditRule::default(),
+        charter: Charter::default(),
         anchors,
         seed: Digest::of(b"toy"),
     }

@@ -6,7 +6,9 @@ use std::{fs, path::PathBuf};
 use shoal_store::{FileStore, StoreError};
 use shoal_wire::{
     Digest, Identity, Manifest, PeerId, RunId,
-    manifest::{AdamW, Codec, DataSpec, ModelSpec, Outer, Privacy, Recipe, RopeScaling, Timing, Tokenizer},
+    manifest::{
+        AdamW, Charter, Codec, CreditRule, DataSpec, ModelSpec, Outer, Privacy, Recipe, RopeScaling, Timing, Tokenizer,
+    },
     record::{Body, Certificate, Content},
     sign::{Domain, Signature},
 };
@@ -82,6 +84,8 @@ fn manifest() -> Manifest {
         },
         timing: Timing { train_ms_max: 1, exchange_ms_max: 1, view_ms: 1, recovery_ms: 1, recovery_window_rounds: 1 },
         privacy: Privacy::Public,
+        credit: CreditRule::default(),
+        charter: Charter::default(),
         anchors: Vec::new(),
         seed: Digest::of(b"seed"),
     }

@@ -211,7 +211,7 @@ impl Swarm {
             joins,
             leaves,
             proofs: self.convictions(),
-            charter: Vec::new(),
+            charter: self.chain.charter_of(self.pool.charter()),
             recovery,
             roster: Vec::new(),
             randomness,

@@ -68,7 +68,10 @@ impl Swarm {
         }
         let here = self.model.as_ref().map(|(round, _)| *round);
         let stuck = self.stuck_since.is_some_and(|since| self.now.since(since) >= STUCK_MS);
-        let replay = here.is_some_and(|here| (self.archive || self.is_replay_smaller(here)) && !stuck);
+        // Updates do not lead to the model after a roll-back.
+        let leads = |here: Round| !self.chain.is_rolled_back_within(here + 1..=self.next_round());
+        let near = |here: Round| (self.archive || self.is_replay_smaller(here)) && leads(here);
+        let replay = here.is_some_and(|here| near(here) && !stuck);
         if replay && self.checkpoint.is_none() {
             self.replay_next();
         } else {
@@ -180,6 +183,7 @@ impl Swarm {
     fn fetch_checkpoint(&mut self) {
         let links: Vec<PeerId> = self.links.keys().copied().collect();
         if let Some((round, digest)) = self.checkpoint {
+            self.seek(digest, self.model_bytes);
             if let Some(model) = self.transfers.get(digest) {
                 self.checkpoint = None;
                 self.leave_behind(round);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use shoal_wire::{
     Digest, Envelope, Manifest, Millis, PeerId, Round,
+    charter::{Amendment, Ballot},
     judging::Score,
     record::{Certificate, Join, Lock, Verdict, Vote},
     sign::Identity,
@@ -70,7 +71,7 @@ pub enum Input<'a> {
 }
 
 /// What its person asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Ask to be taken into the roster and train.
     Start,
@@ -78,6 +79,10 @@ pub enum Command {
     Pause,
     /// Say good-bye; links may be closed after the next drain.
     Leave,
+    /// Propose a change of the run. It is said each round until a certificate carries it or it no longer fits.
+    Amend(Box<Amendment>),
+    /// Vote on an open amendment, in the same way.
+    Vote(Ballot),
 }
 
 #[derive(Debug, PartialEq)]
@@ -129,6 +134,8 @@ pub enum Job {
         model: Bytes,
         randomness: Digest,
         steps: u32,
+        /// Inner learning rates, in 1/1024 of the recipe's.
+        learning_rate_1024: u32,
         /// Whether the round of the last update that a training job made took any update; `None` when there was none.
         /// Where it took none, that update goes back into the residual. Told again until a job makes the next one,
         /// since a job that was stopped may not have begun.
@@ -235,6 +242,22 @@ pub enum Event {
         round: Round,
     },
     LeftRoster {
+        round: Round,
+    },
+    /// Somebody proposed a change of the run; ballots on it name `amendment`.
+    Proposed {
+        round: Round,
+        amendment: Digest,
+        by: PeerId,
+    },
+    /// The vote on an amendment closed.
+    Decided {
+        round: Round,
+        amendment: Digest,
+        accepted: bool,
+    },
+    /// It was decided that no round follows this one.
+    Over {
         round: Round,
     },
     /// Too little weight is present; training goes on locally.

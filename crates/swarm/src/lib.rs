@@ -5,6 +5,7 @@
 
 mod agree;
 mod behind;
+mod charter;
 mod closing;
 mod flow;
 mod io;

@@ -285,6 +285,14 @@ impl Pool {
         self.all().filter(|(_, entry)| entry.said.message == Message::Leave).map(|(_, entry)| &entry.envelope)
     }
 
+    /// Amendments and ballots.
+    pub fn charter(&self) -> impl Iterator<Item = (&Envelope, &Message)> {
+        self.all().filter_map(|(_, entry)| match &entry.said.message {
+            message @ (Message::Amendment(_) | Message::Ballot(_)) => Some((&entry.envelope, message)),
+            _ => None,
+        })
+    }
+
     pub fn commits(&self) -> impl Iterator<Item = (&Envelope, &Commit)> {
         self.all().filter_map(|(_, entry)| match &entry.said.message {
             Message::Commit(commit) => Some((&entry.envelope, commit)),

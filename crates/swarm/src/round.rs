@@ -59,7 +59,8 @@ impl Swarm {
         let Some((_, model)) = self.model.clone() else { return };
         let (round, steps) = (self.next_round(), self.steps_in_time());
         let randomness = self.chain.head().randomness;
-        let work = Job::Train { round, model, randomness, steps, settled: self.settled };
+        let (learning_rate_1024, settled) = (self.chain.learning_rate_1024(), self.settled);
+        let work = Job::Train { round, model, randomness, steps, learning_rate_1024, settled };
         self.round.ordered = Some((self.now, steps));
         self.round.training = Some(self.compute(Purpose::Train { round }, work));
     }

@@ -23,6 +23,8 @@ pub enum Phase {
     Agreeing,
     /// Too little weight is present.
     Waiting,
+    /// It was decided that no round follows.
+    Over,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -98,6 +100,9 @@ impl Swarm {
         let members = self.chain.head().roster.len().max(1) as f32;
         if !self.has_head_model() {
             return (Phase::Syncing, 0.0);
+        }
+        if self.chain.is_over() {
+            return (Phase::Over, 1.0);
         }
         if self.round.lacking_since.is_some() {
             return (Phase::Waiting, share(self.round.lacking_since, u64::from(timing.recovery_ms)));

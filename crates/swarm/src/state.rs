@@ -79,6 +79,8 @@ pub struct Swarm {
     pub(crate) kept: BTreeMap<Round, BTreeSet<Digest>>,
     /// What became of the last trained update, until there is a newer one.
     pub(crate) settled: Option<bool>,
+    /// Amendments and ballots of this peer's person that no certificate carries yet.
+    pub(crate) wishes: Vec<Message>,
     pub(crate) was_member: bool,
     pub(crate) accepted_own: u64,
     /// Last round whose certificate went to the store.

@@ -83,6 +83,7 @@ impl Swarm {
             backlog: BTreeMap::new(),
             kept: BTreeMap::new(),
             settled: None,
+            wishes: Vec::new(),
             accepted_own: 0,
             stored_round: head_round,
             pace: Pace::default(),
@@ -314,7 +315,25 @@ impl Swarm {
                     self.say(Message::Leave);
                 }
             }
+            Command::Amend(amendment) => self.wish(Message::Amendment(amendment)),
+            Command::Vote(ballot) => self.wish(Message::Ballot(ballot)),
         }
+    }
+
+    fn take_part(&mut self) {
+        self.step_down();
+        self.ask_to_join();
+        self.speak();
+        self.train();
+        self.stop_training_in_time();
+        self.watch_closing();
+        self.watch_lists();
+        self.close_commits();
+        self.reveal();
+        self.exchange();
+        self.judge_updates();
+        self.recover();
+        self.agree();
     }
 
     /// Applies every rule until nothing changes.
@@ -323,18 +342,9 @@ impl Swarm {
             self.changed = false;
             self.heartbeat();
             self.catch_up();
-            self.step_down();
-            self.ask_to_join();
-            self.train();
-            self.stop_training_in_time();
-            self.watch_closing();
-            self.watch_lists();
-            self.close_commits();
-            self.reveal();
-            self.exchange();
-            self.judge_updates();
-            self.recover();
-            self.agree();
+            if !self.chain.is_over() {
+                self.take_part();
+            }
             self.fill_backlog();
             self.fetch();
             if !self.changed {

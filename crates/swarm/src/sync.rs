@@ -281,6 +281,8 @@ impl Swarm {
                 Message::Proposal(proposal) => self.leader(proposal.view) == Some(from),
                 Message::Vote(vote) => vote.parent == self.chain.head().body,
                 Message::RecoveryCall(_) => self.anchors().contains(&from),
+                Message::Amendment(amendment) => self.chain.check_amendment(amendment, from).is_ok(),
+                Message::Ballot(ballot) => self.chain.check_ballot(*ballot, from).is_ok(),
                 _ => true,
             }
     }
@@ -321,6 +323,7 @@ impl Swarm {
         if let Some(model) = known {
             self.hold_model(round, model);
         }
+        self.follow_charter(round);
         self.start_round();
         self.send_status(None);
     }

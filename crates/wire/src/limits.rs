@@ -69,6 +69,20 @@ pub const DESCRIPTION_BYTES_MAX: usize = 4 * 1024;
 pub const SOURCES_MAX: usize = 64;
 /// Each duration in a manifest: a day. Longer rounds are mistakes.
 pub const DURATION_MS_MAX: u32 = 24 * 3600 * 1000;
+/// Why somebody proposes an amendment.
+pub const REASON_BYTES_MAX: usize = 1024;
+/// Chunks of a source that an amendment adds.
+pub const AMENDMENT_CHUNKS_MAX: usize = 512;
+/// Inner learning rates after an amendment, in 1/1024 of the recipe's.
+pub const LEARNING_RATE_1024_MAX: u32 = 4 * 1024;
+/// Amendments that are open at one time.
+pub const AMENDMENTS_OPEN_MAX: usize = 8;
+/// Amendments that one body carries.
+pub const AMENDMENTS_IN_BODY_MAX: usize = 2;
+/// Amendments and ballots that one body carries.
+pub const CHARTER_IN_BODY_MAX: usize = 64;
+/// Rounds for which a manifest may keep a vote open.
+pub const OPEN_ROUNDS_MAX: u32 = 1_000_000;
 /// Rounds in which an ordinary certificate may still beat a recovery.
 pub const RECOVERY_WINDOW_ROUNDS_MAX: u64 = 1000;
 /// Headers of a request to the relay.

@@ -22,6 +22,8 @@ pub struct Manifest {
     pub recipe: Recipe,
     pub timing: Timing,
     pub privacy: Privacy,
+    pub credit: CreditRule,
+    pub charter: Charter,
     /// Peers that archive the run and may take part in a recovery; the first roster.
     pub anchors: Vec<PeerId>,
     /// First link of the chain of randomness.
@@ -144,6 +146,36 @@ pub struct Timing {
 pub enum Privacy {
     /// Data and updates are public, and inspected.
     Public,
+}
+
+/// What counts as credit. Everybody recomputes it from the certificates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CreditRule {
+    /// One for each token trained in an accepted update, up to the number assigned, and for each update judged a small
+    /// share of what an update is worth. Nothing decays.
+    #[default]
+    TrainedTokens,
+}
+
+/// When an amendment is accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Charter {
+    /// Of the credit that votes, the part that must approve.
+    pub approve_per_mille: u16,
+    /// Of the credit of everybody who earned some while the vote was open, the part that must vote.
+    pub turnout_per_mille: u16,
+    /// Rounds from the one that carries an amendment to the last that may carry a ballot on it.
+    pub open_rounds_min: u32,
+    /// The same, at most; and from there to the round in which it takes effect.
+    pub open_rounds_max: u32,
+}
+
+impl Default for Charter {
+    /// Two thirds of the votes, cast by a third of those concerned, who have at least twenty rounds for it.
+    fn default() -> Self {
+        Self { approve_per_mille: 667, turnout_per_mille: 334, open_rounds_min: 20, open_rounds_max: 2_000 }
+    }
 }
 
 impl Manifest {

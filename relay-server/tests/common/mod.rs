@@ -9,7 +9,8 @@ use shoal_relay::{Config, Relay, RunningRelay};
 use shoal_wire::{
     Digest, Envelope, Identity, Manifest, RunId, codec,
     manifest::{
-        AdamW, Chunk, Codec, DataSource, DataSpec, ModelSpec, Outer, Privacy, Recipe, RopeScaling, Timing, Tokenizer,
+        AdamW, Charter, Chunk, Codec, CreditRule, DataSource, DataSpec, ModelSpec, Outer, Privacy, Recipe, RopeScaling,
+        Timing, Tokenizer,
     },
     relay::{FromRelay, ToRelay},
     sign::Domain,
@@ -159,6 +160,8 @@ pub fn tiny_run(name: &str) -> TinyRun {
             recovery_window_rounds: 10,
         },
         privacy: Privacy::Public,
+        credit: CreditRule::default(),
+        charter: Charter::default(),
         anchors: vec![host.peer()],
         seed: Digest([3; 32]),
     };

@@ -14,7 +14,8 @@ export type Phase =
   | 'committing'
   | 'exchanging'
   | 'agreeing'
-  | 'waiting';
+  | 'waiting'
+  | 'over';
 
 export interface Member {
   peer: string;

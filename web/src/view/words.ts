@@ -13,6 +13,7 @@ const PHASES: Record<Status['phase'], string> = {
   exchanging: 'Exchanging updates with peers',
   agreeing: 'Agreeing on the new model',
   waiting: 'Waiting for more peers',
+  over: 'Those who take part decided to end this run',
 };
 
 export function phaseText(status: Status): string {

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::float_cmp)]
 
 use pollster::block_on;
-use shoal_wire::manifest::{AdamW, DataSpec, Optimizer, Privacy, Tokenizer};
+use shoal_wire::manifest::{AdamW, Charter, CreditRule, DataSpec, Optimizer, Privacy, Tokenizer};
 
 use super::*;
 use crate::init::genesis;
@@ -69,6 +69,8 @@ fn manifest() -> Manifest {
         recipe: preset.recipe(),
         timing: preset.timing(),
         privacy: Privacy::Public,
+        credit: CreditRule::default(),
+        charter: Charter::default(),
         anchors: Vec::new(),
         seed: Digest::default(),
     }
@@ -89,7 +91,7 @@ fn model() -> Vec<u8> {
 
 fn order(model: &[u8]) -> TrainOrder<'_> {
     let (randomness, peer) = (Digest([1; 32]), PeerId([2; 32]));
-    TrainOrder { round: 1, model, randomness, peer, steps: 20, settled: None }
+    TrainOrder { round: 1, model, randomness, peer, steps: 20, learning_rate_1024: 1024, settled: None }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use shoal_learn::{Batch, StepSettings, init, outer::params_to_bytes, presets::Preset};
 use shoal_wire::{
     Digest,
-    manifest::{Chunk, DataSource, DataSpec, Privacy, Tokenizer},
+    manifest::{Charter, Chunk, CreditRule, DataSource, DataSpec, Privacy, Tokenizer},
 };
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -130,6 +130,8 @@ fn manifest(genesis: &[u8]) -> Manifest {
         recipe,
         timing: preset.timing(),
         privacy: Privacy::Public,
+        credit: CreditRule::default(),
+        charter: Charter::default(),
         anchors: Vec::new(),
         seed: Digest::of(b"seed"),
     }
@@ -160,7 +162,7 @@ impl World {
     fn round(&mut self, round: u64) -> Outcome {
         let model = self.genesis.clone();
         let randomness = Digest::of(b"randomness");
-        let work = Job::Train { round, model, randomness, steps: STEPS, settled: Some(true) };
+        let work = Job::Train { round, model, randomness, steps: STEPS, learning_rate_1024: 1024, settled: Some(true) };
         self.room.work(&work, &Steering::default())
     }
 
@@ -273,7 +275,14 @@ fn the_residual_is_told_after_every_round_that_ends_or_is_stopped() {
             steering.stop(false);
         }
         let model = world.genesis.clone();
-        let work = Job::Train { round: job, model, randomness: Digest::of(b"r"), steps: STEPS, settled: None };
+        let work = Job::Train {
+            round: job,
+            model,
+            randomness: Digest::of(b"r"),
+            steps: STEPS,
+            learning_rate_1024: 1024,
+            settled: None,
+        };
         sender.send((job, work, steering)).unwrap();
     }
     drop(sender);
