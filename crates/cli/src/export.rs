@@ -92,7 +92,7 @@ fn card(lineage: &Lineage) -> String {
     }
     for accepted in amendments {
         let (amendment, id) = (&accepted.amendment, accepted.id.short());
-        text += &format!("- from round {}: {} ({id})\n", amendment.effective, change(&amendment.change));
+        text += &format!("- from round {}: {} ({id})\n", amendment.effective, markdown(&change(&amendment.change)));
     }
     text
 }

@@ -84,10 +84,6 @@ impl Accounts {
         &self.0
     }
 
-    pub fn amount(&self, peer: PeerId) -> u64 {
-        self.0.get(&peer).map_or(0, |credit| credit.amount)
-    }
-
     /// Pays a round's deeds; each peer has at most one of each kind in a round.
     pub fn pay(&mut self, rule: CreditRule, assigned: u64, round: Round, deeds: &[(PeerId, Deed)]) -> Before {
         let peers: BTreeMap<PeerId, ()> = deeds.iter().map(|(peer, _)| (*peer, ())).collect();
@@ -163,7 +159,7 @@ mod tests {
         accounts.pay(RULE, 6_400, 1, &[(old, trained(10))]);
         let first = accounts.clone();
         let before = accounts.pay(RULE, 6_400, 2, &[(old, trained(10)), (new, trained(5)), (old, trained(0))]);
-        assert_eq!((accounts.amount(old), accounts.amount(new)), (20, 5));
+        assert_eq!([old, new].map(|peer| accounts.all()[&peer].amount), [20, 5]);
         accounts.take_back(before);
         assert_eq!(accounts.all(), first.all());
     }

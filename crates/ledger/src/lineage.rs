@@ -38,7 +38,7 @@ pub struct Lineage {
     pub rolled_back: Vec<(Round, Round)>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Contributor {
     pub peer: PeerId,
