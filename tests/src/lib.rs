@@ -5,7 +5,7 @@ mod http;
 mod programs;
 
 pub use http::get;
-pub use programs::{Program, Relay, Verdict, shoal, until};
+pub use programs::{Program, Relay, Verdict, shoal, shoal_text, until};
 
 use std::path::PathBuf;
 

@@ -104,6 +104,13 @@ fn serve(folder: &Path, more: &[&str]) -> Result<(SocketAddr, Program)> {
 
 /// Runs `shoal … --json` to its end and returns the object in its last line.
 pub fn shoal(arguments: &[&str]) -> Result<Value> {
+    let text = shoal_text(arguments)?;
+    let last = text.lines().last().context("it printed nothing")?;
+    serde_json::from_str(last).with_context(|| format!("its last line is no JSON: {last}"))
+}
+
+/// Runs `shoal` to its end and returns what it printed.
+pub fn shoal_text(arguments: &[&str]) -> Result<String> {
     let output = Command::new(program("shoal")?)
         .args(arguments)
         .stdin(Stdio::null())
@@ -114,8 +121,7 @@ pub fn shoal(arguments: &[&str]) -> Result<Value> {
         let complaint = String::from_utf8_lossy(&output.stderr);
         bail!("shoal {arguments:?} ended with {}:\n{text}\n{complaint}", output.status);
     }
-    let last = text.lines().last().context("it printed nothing")?;
-    serde_json::from_str(last).with_context(|| format!("its last line is no JSON: {last}"))
+    Ok(text.into_owned())
 }
 
 /// What `shoal verify` said.

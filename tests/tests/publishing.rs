@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use shoal_learn::{Layout, folder};
-use shoal_tests::{Relay, shoal, until};
+use shoal_tests::{Relay, shoal, shoal_text, until};
 use shoal_wire::Digest;
 
 const ROUNDS: &str = "2";
@@ -24,6 +24,23 @@ fn digest(out: &Path) -> String {
     let parameters = folder::parse_weights(&fs::read(out.join("model.safetensors")).unwrap(), &layout).unwrap();
     let bytes: Vec<u8> = parameters.iter().flat_map(|value| value.to_le_bytes()).collect();
     Digest::of(&bytes).to_string()
+}
+
+/// The relay may certify a round more in the meantime, so figures only grow.
+fn the_ledger_says_the_same(url: &str, folder: &Path, run: &str, peer: &str, lineage: &Value) {
+    let contributed = lineage["contributors"][0]["amount"].as_u64().unwrap();
+    for source in [url, &folder.to_string_lossy()] {
+        let summary = shoal(&["ledger", source, "--run", run, "--json"]).unwrap();
+        assert_eq!((&summary["event"], &summary["creditRule"]), (&"ledger".into(), &"trained_tokens".into()));
+        assert!(summary["checked"]["credit"].as_u64().unwrap() >= contributed && contributed > 0, "{summary}");
+        let (certificates, signatures) = (&summary["checked"]["certificates"], &summary["checked"]["signatures"]);
+        assert_eq!(certificates, &summary["rounds"]);
+        assert!(signatures.as_u64() > certificates.as_u64(), "{summary}");
+        let table = shoal_text(&["ledger", source, "--run", run, "--peer", &peer[..12]]).unwrap();
+        assert!(table.contains(&peer[..8]) && table.contains("100.0 %"), "{table}");
+    }
+    let refused = shoal(&["ledger", url, "--run", run, "--peer", "zz"]).unwrap_err().to_string();
+    assert!(refused.contains("no peer whose id begins with"), "{refused}");
 }
 
 #[test]
@@ -58,8 +75,9 @@ fn a_published_run_is_listed_trained_in_and_exported_with_its_lineage() {
     assert_eq!(verified["holds"], true);
     assert_eq!(verified["model"], digest(&out));
     assert_eq!(verified["model"], exported["model"]);
+    assert_eq!(verified["checked"]["certificates"], verified["rounds"]);
 
-    let lineage = json(&out.join("shoal.json"));
+    let lineage = json(&out.join("lineage.json"));
     assert_eq!((&lineage["run"], &lineage["model"]), (&run.into(), &exported["model"]));
     assert_eq!(lineage["certifiedBody"].as_str().unwrap().len(), 64);
     assert_eq!(
@@ -69,5 +87,10 @@ fn a_published_run_is_listed_trained_in_and_exported_with_its_lineage() {
     let [contributor] = &lineage["contributors"].as_array().unwrap()[..] else { panic!("{lineage}") };
     assert_eq!(contributor["acceptedRounds"], lineage["acceptedUpdates"]);
     assert!(contributor["acceptedRounds"].as_u64() > Some(0) && contributor["tokens"].as_u64() > Some(0), "{lineage}");
-    assert_eq!(contributor["peer"].as_str().unwrap().len(), 64);
+    let peer = contributor["peer"].as_str().unwrap();
+    assert_eq!(peer.len(), 64);
+    assert_eq!(contributor["amount"], contributor["tokens"]);
+    let card = fs::read_to_string(out.join("README.md")).unwrap();
+    assert!(card.starts_with("# Lines\n") && card.contains("text.txt (CC0-1.0): nobody"), "{card}");
+    the_ledger_says_the_same(&url, &home.path().join("relay"), run, peer, &lineage);
 }

@@ -47,7 +47,10 @@ pub fn run(args: &Args) -> Result<()> {
         Ok(ledger) => ledger.print_tables(),
         Err(error) => {
             if args.json {
-                print_line(&json!({ "event": "failed", "run": args.run, "why": format!("{error:#}") }))?;
+                // Only a history that does not hold has failed; everything else says nothing about it.
+                let failed = matches!(error.downcast_ref(), Some(VerifyError::Fails(_)));
+                let event = if failed { "failed" } else { "unavailable" };
+                print_line(&json!({ "event": event, "run": args.run, "why": format!("{error:#}") }))?;
             }
             Err(error)
         }

@@ -39,6 +39,17 @@ fn without_a_verdict_verify_says_so_and_accuses_nobody() {
 }
 
 #[test]
+fn without_a_history_the_ledger_says_so_and_accuses_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    for source in [nowhere(), folder.path().display().to_string()] {
+        let output = shoal(&format!("ledger {source} --run {RUN} --json"));
+        assert_eq!(output.status.code(), Some(1), "{source}");
+        let answer = answer(&output);
+        assert_eq!((&answer["event"], &answer["run"]), (&"unavailable".into(), &RUN.into()), "{source}: {answer}");
+    }
+}
+
+#[test]
 fn a_failure_is_one_object_where_a_program_waits_for_one() {
     let (relay, folder) = (nowhere(), tempfile::tempdir().unwrap());
     let file = folder.path().join("file");

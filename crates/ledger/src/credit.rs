@@ -19,6 +19,7 @@ const JUDGED_MAX: u64 = 8;
 #[serde(rename_all = "camelCase")]
 pub struct Credit {
     /// Rounds with an accepted update.
+    #[serde(rename = "acceptedRounds")]
     pub rounds: u64,
     /// Rounds whose update was refused: withheld, malformed, copied or harmful.
     pub refused: u64,

@@ -9,8 +9,8 @@ mod charter;
 mod credit;
 mod error;
 pub mod judging;
-pub mod log;
 mod lineage;
+pub mod log;
 mod roster;
 mod tally;
 

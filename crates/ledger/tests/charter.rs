@@ -147,9 +147,8 @@ impl Run {
         let payload = vote_payload(body.run, body.round, vote);
         let members = self.chain.head().roster.iter().map(|member| member.peer);
         let all: Vec<&Identity> = self.volunteers.iter().chain([&self.anchor]).collect();
-        let sign = |peer: PeerId| {
-            (peer, all.iter().find(|who| who.peer() == peer).unwrap().sign(Domain::Swarm, &payload))
-        };
+        let sign =
+            |peer: PeerId| (peer, all.iter().find(|who| who.peer() == peer).unwrap().sign(Domain::Swarm, &payload));
         Certificate { view: 0, signatures: members.map(sign).collect(), body }
     }
 

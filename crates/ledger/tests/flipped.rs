@@ -5,8 +5,9 @@ use shoal_ledger::Chain;
 use shoal_sim::{Network, World};
 use shoal_swarm::Command;
 use shoal_wire::{
-    Envelope, Manifest, PeerId, RunId, WireError, codec,
+    Envelope, Manifest, PeerId, RunId, WireError,
     charter::{Amendment, Ballot, Change},
+    codec,
     limits::MANIFEST_BYTES_MAX,
     manifest::Charter,
     record::Certificate,
@@ -32,7 +33,7 @@ fn history() -> (World, Vec<Certificate>) {
     world.command(first, Command::Amend(Box::new(amendment)));
     assert!(world.run_until(120_000, |world| sees(world, first, |chain, _| !chain.motions().is_empty())));
     let amendment = world.swarm(first).unwrap().chain().motions()[0].id;
-    world.command(first, Command::Vote(Ballot { amendment, approve: true }));
+    world.command(first, Command::Ballot(Ballot { amendment, approve: true }));
     assert!(world.run_until(120_000, |world| sees(world, first, |chain, _| !chain.motions()[0].ballots.is_empty())));
     // A good-bye counts in the round that it is said in, so it is said at the beginning of one.
     let round = world.round();

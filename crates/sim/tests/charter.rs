@@ -44,7 +44,7 @@ fn pass(world: &mut World, volunteers: &[PeerId; 3], change: Change) -> Round {
     let anchor = world.anchor();
     let amendment = chain(world, volunteers[0]).motions().last().unwrap().id;
     for volunteer in volunteers {
-        world.command(*volunteer, Command::Vote(Ballot { amendment, approve: true }));
+        world.command(*volunteer, Command::Ballot(Ballot { amendment, approve: true }));
     }
     assert!(world.run_until(900_000, |world| chain(world, anchor).head().round + 1 >= effective));
     let motion = chain(world, anchor).motions().last().unwrap().clone();
@@ -149,11 +149,12 @@ fn what_does_not_count_is_told_to_whoever_asked_for_it() {
     let closes = world.round();
     let late = Amendment { change: Change::Stop, reason: "too late".to_owned(), closes, effective: closes + 1 };
     world.command(volunteer, Command::Amend(Box::new(late)));
-    world.command(volunteer, Command::Vote(Ballot { amendment: Digest::of(b"none"), approve: true }));
+    world.command(volunteer, Command::Ballot(Ballot { amendment: Digest::of(b"none"), approve: true }));
     let told = |world: &World, words: &str| {
-        world.told.iter().any(|(peer, event)| {
-            *peer == volunteer && matches!(event, Event::Trouble(text) if text.contains(words))
-        })
+        world
+            .told
+            .iter()
+            .any(|(peer, event)| *peer == volunteer && matches!(event, Event::Trouble(text) if text.contains(words)))
     };
     assert!(told(&world, "closes must be between"));
     assert!(told(&world, "no such amendment is open"));

@@ -82,7 +82,7 @@ pub enum Command {
     /// Propose a change of the run. It is said each round until a certificate carries it or it no longer fits.
     Amend(Box<Amendment>),
     /// Vote on an open amendment, in the same way.
-    Vote(Ballot),
+    Ballot(Ballot),
 }
 
 #[derive(Debug, PartialEq)]

@@ -316,7 +316,7 @@ impl Swarm {
                 }
             }
             Command::Amend(amendment) => self.wish(Message::Amendment(amendment)),
-            Command::Vote(ballot) => self.wish(Message::Ballot(ballot)),
+            Command::Ballot(ballot) => self.wish(Message::Ballot(ballot)),
         }
     }
 
