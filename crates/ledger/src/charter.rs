@@ -288,12 +288,11 @@ impl Chain {
 
     /// Inner learning rates of the next round, in 1/1024 of the recipe's.
     pub fn learning_rate_1024(&self) -> u32 {
-        let in_force = self.in_force();
-        let scales = in_force.into_iter().filter_map(|motion| match motion.amendment.change {
+        let mut scales = self.in_force().into_iter().rev().filter_map(|motion| match motion.amendment.change {
             Change::ScaleLearningRate(scale) => Some(scale),
             _ => None,
         });
-        scales.last().unwrap_or(SCALE_ONE)
+        scales.next().unwrap_or(SCALE_ONE)
     }
 
     /// The sources of the run's data from the next round on, those that were added last. Peers of this version train on
@@ -325,11 +324,12 @@ impl Chain {
 
     /// The round whose model a round starts from, when it is not the one before it.
     pub fn rolled_back_to(&self, round: Round) -> Option<Round> {
-        let targets = self.books().motions.in_force(round).into_iter().filter_map(|motion| match motion.amendment {
-            Amendment { change: Change::RollBack(to), effective, .. } if effective == round => Some(to),
-            _ => None,
-        });
-        targets.last()
+        let mut targets =
+            self.books().motions.in_force(round).into_iter().rev().filter_map(|motion| match motion.amendment {
+                Amendment { change: Change::RollBack(to), effective, .. } if effective == round => Some(to),
+                _ => None,
+            });
+        targets.next()
     }
 
     /// Whether one of these rounds starts from another model than the round before it led to.

@@ -3,7 +3,7 @@
 //! It is proportional to honest work and to nothing else: a slow machine that trains half the steps gets half of it, and
 //! being first earns nothing. `docs/credit.md` says the same for people.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use shoal_wire::{PeerId, Round, manifest::CreditRule, record::Verdict};
@@ -87,8 +87,8 @@ impl Accounts {
 
     /// Pays a round's deeds; each peer has at most one of each kind in a round.
     pub fn pay(&mut self, rule: CreditRule, assigned: u64, round: Round, deeds: &[(PeerId, Deed)]) -> Before {
-        let peers: BTreeMap<PeerId, ()> = deeds.iter().map(|(peer, _)| (*peer, ())).collect();
-        let before = peers.into_keys().map(|peer| (peer, self.0.get(&peer).copied())).collect();
+        let peers: BTreeSet<PeerId> = deeds.iter().map(|(peer, _)| *peer).collect();
+        let before = peers.into_iter().map(|peer| (peer, self.0.get(&peer).copied())).collect();
         for (peer, deed) in deeds {
             self.0.entry(*peer).or_default().add(rule, assigned, round, *deed);
         }

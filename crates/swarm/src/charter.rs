@@ -73,7 +73,9 @@ impl Swarm {
         if self.chain.is_over() {
             news.push(Event::Over { round });
         }
-        news.into_iter().for_each(|event| self.tell(event));
+        for event in news {
+            self.tell(event);
+        }
         if self.chain.rolled_back_to(round + 1).is_some() {
             self.model = None;
         }
