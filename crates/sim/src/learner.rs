@@ -271,7 +271,7 @@ pub(crate) fn steps_in_time(steps: u32, share_1024: u64) -> u32 {
 impl Engine for Learner {
     fn run(&mut self, job: &Job, share_1024: u64) -> Outcome {
         match job {
-            Job::Train { round, model, randomness, steps, settled } => {
+            Job::Train { round, model, randomness, steps, settled, .. } => {
                 self.settle(*settled);
                 let theta = match outer::params_from_bytes(&TASK.layout, model) {
                     Ok(theta) => theta,

@@ -109,7 +109,7 @@ impl Liar {
     }
 
     fn train(&mut self, job: &Job, share_1024: u64) -> Outcome {
-        let Job::Train { round, model, randomness, steps, settled } = job else {
+        let Job::Train { round, model, randomness, steps, settled, .. } = job else {
             return self.honest.run(job, share_1024);
         };
         self.honest.settle(*settled);
@@ -243,7 +243,14 @@ mod tests {
     fn outcome(lie: Lie) -> Bytes {
         let mut liar = Liar::new(Learner::new(PeerId([1; 32]), false), lie);
         let model = TASK.genesis();
-        let job = Job::Train { round: 1, model, randomness: Digest::default(), steps: 10, settled: None };
+        let job = Job::Train {
+            round: 1,
+            model,
+            randomness: Digest::default(),
+            steps: 10,
+            learning_rate_1024: 1024,
+            settled: None,
+        };
         match liar.run(&job, 1024) {
             Outcome::Trained { update, .. } => update,
             other => panic!("{other:?}"),
