@@ -239,7 +239,14 @@ fn proposal(world: &World, round: Round, by: PeerId, judgements: Vec<Envelope>) 
 }
 
 fn train(chain: &Chain, round: Round) -> Job {
-    Job::Train { round, model: [].into(), randomness: chain.head().randomness, steps: 10, settled: None }
+    Job::Train {
+        round,
+        model: [].into(),
+        randomness: chain.head().randomness,
+        steps: 10,
+        learning_rate_1024: 1024,
+        settled: None,
+    }
 }
 
 #[test]
