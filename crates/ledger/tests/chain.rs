@@ -26,7 +26,10 @@ fn a_chain_replays_from_its_certificates_alone() {
     }
     let live = world.swarm(world.anchor()).unwrap().chain().head();
     assert_eq!(chain.head(), live);
-    assert!(chain.credit().values().all(|credit| credit.tokens > 0));
+    // The volunteers for what they trained, and whoever judged for that.
+    assert!(chain.credit().values().all(|credit| credit.amount > 0));
+    assert!(chain.credit().values().all(|credit| credit.tokens > 0 || credit.judged > 0));
+    assert_eq!(chain.credit().values().filter(|credit| credit.tokens > 0).count(), 2);
 }
 
 #[test]
