@@ -15,7 +15,7 @@ use shoal_learn::{
 use shoal_wire::{
     Digest, PeerId,
     judging::Score,
-    manifest::{Codec, DataSpec, Manifest, Privacy, Tokenizer},
+    manifest::{Charter, Codec, CreditRule, DataSpec, Manifest, Privacy, Tokenizer},
 };
 
 const CODECS: [Codec; 2] = [Codec::Dense4, Codec::Topk];
@@ -40,6 +40,8 @@ fn manifest(codec: Codec) -> Manifest {
         recipe,
         timing: preset.timing(),
         privacy: Privacy::Public,
+        credit: CreditRule::default(),
+        charter: Charter::default(),
         anchors: Vec::new(),
         seed: Digest::default(),
     }
@@ -64,7 +66,15 @@ struct Round {
 /// What a new peer makes of a model in a round.
 fn trained(manifest: &Manifest, model: &[u8], peer: PeerId) -> (Trainer<CpuEngine>, Vec<u8>) {
     let mut trainer = trainer(manifest);
-    let order = TrainOrder { round: 1, model, randomness: RANDOMNESS, peer, steps: 20, settled: None };
+    let order = TrainOrder {
+        round: 1,
+        model,
+        randomness: RANDOMNESS,
+        peer,
+        steps: 20,
+        learning_rate_1024: 1024,
+        settled: None,
+    };
     let update = block_on(trainer.train(&order, async |_| Go::On)).unwrap().unwrap().update;
     (trainer, update)
 }
@@ -191,7 +201,7 @@ fn whoever_judged_trains_on_as_if_it_had_not() {
     block_on(judged.me.judge(&order, async || Go::On)).unwrap();
     let next = |round: &mut Round| {
         let (model, randomness, settled) = (&round.model, RANDOMNESS, Some(true));
-        let order = TrainOrder { round: 2, model, randomness, peer: ME, steps: 3, settled };
+        let order = TrainOrder { round: 2, model, randomness, peer: ME, steps: 3, learning_rate_1024: 1024, settled };
         block_on(round.me.train(&order, async |_| Go::On)).unwrap()
     };
     assert_eq!(next(&mut judged), next(&mut spared));

@@ -13,7 +13,9 @@ use shoal_learn::presets::Preset;
 use shoal_learn::schedule::learning_rate;
 use shoal_learn::trainer::{Go, TrainError, TrainOrder, Trainer};
 use shoal_learn::{Batch, Engine, Layout, StepSettings};
-use shoal_wire::manifest::{Codec, DataSpec, Manifest, ModelSpec, Outer, Privacy, Recipe, Tokenizer};
+use shoal_wire::manifest::{
+    Charter, Codec, CreditRule, DataSpec, Manifest, ModelSpec, Outer, Privacy, Recipe, Tokenizer,
+};
 use shoal_wire::{Digest, PeerId};
 
 use crate::trial::{Exchange, Trial};
@@ -102,6 +104,7 @@ impl Setting {
                     randomness: trial.randomness(round.into()),
                     peer: peer_id(number),
                     steps: self.recipe.local_steps,
+                    learning_rate_1024: 1024,
                     // As the swarm does: where any update made it, none goes back.
                     settled: (round > 1).then_some(true),
                 };
@@ -183,6 +186,8 @@ impl Setting {
             recipe,
             timing: Preset::Tiny.timing(),
             privacy: Privacy::Public,
+            credit: CreditRule::default(),
+            charter: Charter::default(),
             anchors: Vec::new(),
             seed: Digest::default(),
         }
