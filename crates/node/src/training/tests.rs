@@ -255,6 +255,7 @@ fn a_stopped_round_fails_without_a_step() {
         model: world.genesis.clone(),
         randomness: Digest::of(b"randomness"),
         steps: STEPS,
+        learning_rate_1024: 1024,
         settled: None,
     };
     let steering = Steering::default();
