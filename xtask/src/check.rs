@@ -5,7 +5,7 @@ use anyhow::Result;
 use crate::{
     build,
     count::Count,
-    paths, sizes, step, tidy,
+    fuzz, paths, sizes, step, tidy,
     tools::{self, BROWSER_WASM},
 };
 
@@ -22,7 +22,7 @@ const BROWSER_CRATES: [&str; 8] = [
 ];
 
 /// Runs every check, so that one run tells all that is wrong.
-pub fn check() -> Result<bool> {
+pub fn check(fuzzes: bool) -> Result<bool> {
     tools::node()?;
     tools::rust_target(BROWSER_WASM)?;
     let mut count = Count::default();
@@ -58,6 +58,9 @@ pub fn check() -> Result<bool> {
         wasm.args(["--package", name]);
     }
     note(step::shown("lints of what runs in browsers", wasm.args(["--", "-D", "warnings"])));
+    if fuzzes {
+        note(fuzz::fuzz(None, fuzz::SECONDS));
+    }
     count.close("check")
 }
 

@@ -7,6 +7,7 @@ mod bench;
 mod build;
 mod check;
 mod count;
+mod fuzz;
 mod paths;
 mod serve;
 mod sim;
@@ -52,7 +53,19 @@ enum Command {
     /// Run simulated worlds that break what can break; the last line is a JSON object
     Sim(sim::Sim),
     /// Format, lints, dependencies, house rules and size budgets
-    Check,
+    Check {
+        /// Also run every fuzz target for 10 s
+        #[arg(long)]
+        fuzz: bool,
+    },
+    /// Fuzz one target, or each of them, from its corpus on
+    Fuzz {
+        /// A file of `fuzz/fuzz_targets`, without its ending
+        target: Option<String>,
+        /// How long each target runs
+        #[arg(long, default_value_t = fuzz::SECONDS)]
+        seconds: u32,
+    },
     /// The house rules alone (part of `check`)
     Tidy {
         /// Rewrite what is derived from the source
@@ -68,7 +81,8 @@ fn main() -> ExitCode {
         Command::Test { quick } => test::test(quick),
         Command::Bench { which } => bench::bench(&which),
         Command::Sim(arguments) => sim::sim(&arguments),
-        Command::Check => check::check(),
+        Command::Check { fuzz } => check::check(fuzz),
+        Command::Fuzz { target, seconds } => fuzz::fuzz(target.as_deref(), seconds).map(|()| true),
         Command::Tidy { bless } => tidy::tidy(bless).map(|()| true),
     };
     match outcome {

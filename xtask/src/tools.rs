@@ -39,6 +39,14 @@ pub fn c_compiler() -> Result<()> {
     packages("a C compiler", &["build-essential"])
 }
 
+/// A C++ compiler, which the fuzzer needs.
+pub fn cpp_compiler() -> Result<()> {
+    if env::var_os("CXX").is_some() || find("c++").is_some() {
+        return Ok(());
+    }
+    packages("a C++ compiler", &["build-essential"])
+}
+
 /// cargo-deny of a known version, so that all read `deny.toml` alike.
 pub fn cargo_deny() -> Result<PathBuf> {
     let own = paths::tools().join("bin/cargo-deny");

@@ -17,12 +17,13 @@ const LIBRARIES: [(&str, &[&str]); 7] = [
 ];
 
 /// The shells; a native peer is also a library for two of the others.
-const SHELLS: [(&str, &[&str]); 5] = [
+const SHELLS: [(&str, &[&str]); 6] = [
     ("shoal-client", &[]),
     ("shoal-node", &[]),
     ("shoal-relay", &["shoal-node"]),
     ("shoal-cli", &["shoal-node"]),
     ("shoal-sim", &[]),
+    ("shoal-fuzz", &["shoal-sim"]),
 ];
 
 /// Edges of the workspace's dependency graph that should not be there.
