@@ -190,7 +190,7 @@ impl Log<'_> {
             return Err(AuditError::broken("its tiles do not lead to the checkpoint's root").into());
         }
         for entry in self.entries {
-            let index = self.find(&view, entry)?;
+            let index = find(&view, entry)?;
             let proof = inclusion_proof(&mut reader, index, size)?;
             verify_inclusion(entry.leaf(), index, size, &proof, checkpoint.root)
                 .map_err(|error| AuditError::at(entry.round, error))?;
@@ -216,20 +216,6 @@ impl Log<'_> {
         opened.transpose().map_err(|error| {
             AuditError::broken(format!("the checkpoint that was seen before is not by the same log and key: {error}"))
         })
-    }
-
-    /// Where the log has this round.
-    fn find(&self, view: &View, entry: &Entry) -> Result<u64, Trouble> {
-        let round = entry.round;
-        match view.round(round) {
-            Some((index, logged)) if logged == entry => Ok(*index),
-            None => Err(Trouble::Wait(format!("round {round} is not in it"))),
-            Some((_, logged)) if logged.recovery && !entry.recovery => {
-                Err(Trouble::Wait(format!("it has the recovery of round {round}, which was replaced")))
-            }
-            Some((_, logged)) if entry.recovery && !logged.recovery => Err(AuditError::Replaced(round).into()),
-            Some(_) => Err(AuditError::at(round, "it has another body for this round").into()),
-        }
     }
 
     /// Reads all entries.
@@ -262,6 +248,20 @@ impl Log<'_> {
         let path = tile.path();
         let bytes = self.relay.log_file(self.run, &path, item_bytes * u64::from(tile.width)).await?;
         bytes.ok_or_else(|| AuditError::broken(format!("it has no {path}")))
+    }
+}
+
+/// Where the log has this round.
+fn find(view: &View, entry: &Entry) -> Result<u64, Trouble> {
+    let round = entry.round;
+    match view.round(round) {
+        Some((index, logged)) if logged == entry => Ok(*index),
+        None => Err(Trouble::Wait(format!("round {round} is not in it"))),
+        Some((_, logged)) if logged.recovery && !entry.recovery => {
+            Err(Trouble::Wait(format!("it has the recovery of round {round}, which was replaced")))
+        }
+        Some((_, logged)) if entry.recovery && !logged.recovery => Err(AuditError::Replaced(round).into()),
+        Some(_) => Err(AuditError::at(round, "it has another body for this round").into()),
     }
 }
 

@@ -212,7 +212,7 @@ impl Local<'_> {
     fn train(&mut self, round: u32) -> Result<()> {
         let (rows, context) = (self.recipe.batch as usize, self.recipe.context as usize);
         let randomness = self.trial.randomness(round.into());
-        let lr = learning_rate(&self.recipe, round.into());
+        let lr = learning_rate(&self.recipe, round.into(), 1024);
         for step in 1..=self.recipe.local_steps {
             let batch = self.setting.corpus.train_batch(randomness, peer_id(self.number), step, rows, context)?;
             self.steps_done += 1;

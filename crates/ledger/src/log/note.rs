@@ -415,7 +415,7 @@ mod tests {
             NOTE.replace("Uw2Q", "Uw2*"),
             NOTE.replace(" is ", "\tis "),
             format!("{NOTE}\n"),
-            format!("text\n\n\u{2014} a AAAAAA==\n"),
+            "text\n\n\u{2014} a AAAAAA==\n".to_owned(),
             format!("text\n\n{}", line.repeat(NOTE_SIGNATURES_MAX + 1)),
             "t".repeat(NOTE_BYTES_MAX + 1),
         ] {

@@ -199,7 +199,9 @@ mod tests {
             }
             let root = |full: &[TreeHash]| {
                 let mut tree = Tree::default();
-                full.iter().for_each(|hash| tree.push(*hash));
+                for hash in full {
+                    tree.push(*hash);
+                }
                 tree.root_at(256).unwrap()
             };
             hashes = hashes.chunks_exact(256).map(root).collect();
@@ -211,7 +213,9 @@ mod tests {
     fn log(size: u64) -> (Tree, Vec<TreeHash>) {
         let leaves: Vec<TreeHash> = (0..size).map(|number| leaf_hash(&number.to_be_bytes())).collect();
         let mut tree = Tree::default();
-        leaves.iter().for_each(|leaf| tree.push(*leaf));
+        for leaf in &leaves {
+            tree.push(*leaf);
+        }
         (tree, leaves)
     }
 

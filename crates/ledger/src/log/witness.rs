@@ -224,20 +224,22 @@ mod tests {
         AddCheckpoint { old, proof: tree.consistency(old, size).unwrap_or_default(), note }
     }
 
-    fn seen(tree: &Tree, size: u64) -> Option<Seen> {
-        Some(Seen { size, root: tree.root_at(size).unwrap() })
+    fn seen(tree: &Tree, size: u64) -> Seen {
+        Seen { size, root: tree.root_at(size).unwrap() }
     }
 
     #[test]
     fn a_checkpoint_that_follows_is_cosigned_with_the_time() {
         let (tree, witness) = (tree(0, 9), witness());
-        for (last, old, size) in [(None, 0, 4), (seen(&tree, 4), 4, 9), (seen(&tree, 9), 9, 9), (None, 0, 0)] {
+        for (last, old, size) in
+            [(None, 0, 4), (Some(seen(&tree, 4)), 4, 9), (Some(seen(&tree, 9)), 9, 9), (None, 0, 0)]
+        {
             let asked = request(&tree, old, size);
             let received = AddCheckpoint::parse(asked.to_string().as_bytes()).unwrap();
             assert_eq!(received, asked);
             let accepted = witness.check(&received, last).unwrap();
             assert_eq!((accepted.before(), accepted.origin()), (last, ORIGIN));
-            assert_eq!(Some(accepted.after()), seen(&tree, size));
+            assert_eq!(accepted.after(), seen(&tree, size));
             let mut note = accepted.note().clone();
             let lines = accepted.cosign(&witness, 1_700_000_000).to_string();
             let [signature] = &NoteSignature::parse_lines(&lines).unwrap()[..] else { panic!("{lines}") };
@@ -250,7 +252,7 @@ mod tests {
     #[test]
     fn a_split_view_is_refused_at_the_same_size_and_at_a_larger_one() {
         let (ours, theirs, witness) = (tree(0, 9), tree(1, 12), witness());
-        let last = seen(&ours, 8);
+        let last = Some(seen(&ours, 8));
         let same = witness.check(&request(&theirs, 8, 8), last).unwrap_err();
         assert_eq!((same.clone(), same.status(), same.size()), (Refusal::OtherRoot { size: 8 }, 409, Some(8)));
         let larger = witness.check(&request(&theirs, 8, 12), last).unwrap_err();
@@ -266,14 +268,15 @@ mod tests {
     #[test]
     fn whoever_does_not_know_the_last_size_is_told_it() {
         let (tree, witness) = (tree(0, 9), witness());
-        for (last, old, size) in [(seen(&tree, 6), 0, 9), (seen(&tree, 6), 5, 9), (seen(&tree, 9), 4, 8), (None, 2, 9)]
+        for (last, old, size) in
+            [(Some(seen(&tree, 6)), 0, 9), (Some(seen(&tree, 6)), 5, 9), (Some(seen(&tree, 9)), 4, 8), (None, 2, 9)]
         {
             let refusal = witness.check(&request(&tree, old, size), last).unwrap_err();
             assert_eq!((refusal.status(), refusal.size()), (409, Some(last.map_or(0, |last| last.size))));
             assert!(!refusal.accuses());
         }
         let asked = AddCheckpoint { old: 9, ..request(&tree, 4, 8) };
-        assert_eq!(witness.check(&asked, seen(&tree, 9)).unwrap_err(), Refusal::Backwards);
+        assert_eq!(witness.check(&asked, Some(seen(&tree, 9))).unwrap_err(), Refusal::Backwards);
         assert_eq!(Refusal::Backwards.status(), 400);
     }
 
