@@ -5,6 +5,7 @@
 //! say, heals, and tells what did not hold. [`explore`] leaves nothing to chance: it tries the voting rules in every order.
 
 mod check;
+pub mod crowd;
 mod disk;
 mod engine;
 mod events;

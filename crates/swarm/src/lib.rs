@@ -7,6 +7,7 @@ mod agree;
 mod behind;
 mod charter;
 mod closing;
+pub mod crowd;
 mod flow;
 mod io;
 mod judge;

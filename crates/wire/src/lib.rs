@@ -6,6 +6,7 @@
 
 pub mod charter;
 pub mod codec;
+pub mod crowd;
 pub mod frame;
 pub mod id;
 pub mod judging;

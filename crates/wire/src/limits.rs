@@ -23,6 +23,14 @@ pub const CERTIFICATE_BYTES_MAX: usize = 512 * 1024;
 pub const CERTIFICATES_IN_ANSWER_MAX: usize = 16;
 /// Members of a roster (groups and committees for more come with a later version of the protocol).
 pub const ROSTER_MAX: usize = 17;
+/// Members of a roster that works in groups.
+pub const CROWD_MAX: usize = 1 << 16;
+/// Members of a group, children of a node in the tree of sums, and peers that merge one part there.
+pub const GROUP_MAX: usize = 16;
+/// Peers that agree on a round for all.
+pub const COMMITTEE_MAX: usize = 64;
+/// Messages of the next round that a peer of a large run keeps, and blobs that it is told of in one frame.
+pub const CROWD_EARLY_MAX: usize = 1024;
 /// Envelopes that one peer can have remembered in one round.
 pub const MESSAGES_PER_PEER_MAX: usize = 256;
 /// Requests to join that are remembered, whoever they are from.

@@ -20,6 +20,8 @@ use crate::{
 pub enum Domain {
     /// Messages between peers of a run.
     Swarm,
+    /// Messages between peers of a run with many peers.
+    Crowd,
     /// Session descriptions and candidates, which carry the DTLS fingerprint.
     Link,
     /// Answer to a relay's challenge.
@@ -34,6 +36,7 @@ impl Domain {
     const fn label(self) -> &'static str {
         match self {
             Self::Swarm => "shoal 2026 v1 swarm message",
+            Self::Crowd => "shoal 2026 v1 crowd message",
             Self::Link => "shoal 2026 v1 link description",
             Self::RelayChallenge => "shoal 2026 v1 relay challenge",
             Self::Manifest => "shoal 2026 v1 manifest",
@@ -132,6 +135,25 @@ pub fn verify(peer: PeerId, domain: Domain, payload: &[u8], signature: &Signatur
     return crate::memo::once(peer, digest, signature, check);
     #[cfg(not(feature = "memo"))]
     check()
+}
+
+/// Checks all signatures under one payload that a value carries: from different peers, in their order. The result is
+/// said by whoever brought it.
+pub fn verify_all<T>(
+    from: PeerId,
+    value: T,
+    domain: Domain,
+    payload: &[u8],
+    signatures: impl Fn(&T) -> &[(PeerId, Signature)],
+) -> Result<Verified<T>, WireError> {
+    let all = signatures(&value);
+    if !all.is_sorted_by(|(a, _), (b, _)| a < b) {
+        return Err(WireError::NotCanonical { what: "signatures" });
+    }
+    for (peer, signature) in all {
+        verify(*peer, domain, payload, signature)?;
+    }
+    Ok(Verified { from, value })
 }
 
 /// A payload, who says it, and the signature that proves it.

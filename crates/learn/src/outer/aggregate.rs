@@ -1,15 +1,36 @@
 //! The outer step: clip each update, average them by weight, apply the mean.
 
-use shoal_wire::{limits::ROSTER_MAX, manifest::Outer};
+use shoal_wire::{
+    limits::ROSTER_MAX,
+    manifest::{Codec, Outer},
+};
 
 use super::{
     UpdateError,
-    fixed::{div_half_even, to_f32},
+    fixed::{div_half_even, shr_half_even, to_f32},
     update::Decoder,
 };
 use crate::Layout;
 
-const WEIGHT_MAX: u16 = 4095;
+/// A whole share: of the work that was assigned, or of what an author counts for.
+pub(super) const SHARE_MAX: u16 = 4095;
+
+/// One peer's update in a sum.
+#[derive(Clone, Copy, Debug)]
+pub struct Contribution<'a> {
+    /// How much of the assigned work was done, 1 to 4,095. A rate is a norm per unit of it.
+    pub work: u16,
+    /// How much its author counts, 1 to 4,095, whatever it did.
+    pub trust: u16,
+    pub update: &'a [u8],
+}
+
+impl Contribution<'_> {
+    /// Its weight in the sum, 1 to 4,095.
+    pub(super) fn weight(&self) -> i64 {
+        (i64::from(self.work) * i64::from(self.trust) / i64::from(SHARE_MAX)).max(1)
+    }
+}
 
 /// Applies updates with their weights to the parameters `theta`.
 ///
@@ -27,57 +48,101 @@ pub fn aggregate(
     if theta.len() != layout.len() {
         return Err(UpdateError::Length { got: theta.len(), expected: layout.len() });
     }
-    if updates.iter().any(|(weight, _)| *weight == 0 || *weight > WEIGHT_MAX) {
-        return Err(UpdateError::Weight);
-    }
-    // The sums below are shown not to overflow for 32 updates (`fixed`); a roster has fewer members.
-    if updates.len() > ROSTER_MAX {
-        return Err(UpdateError::TooMany { got: updates.len() });
-    }
+    let contributions: Vec<Contribution<'_>> =
+        updates.iter().map(|(work, update)| Contribution { work: *work, trust: SHARE_MAX, update }).collect();
+    let mut reader = Reader::new(outer.codec, &contributions)?;
     if updates.is_empty() {
         return Ok((theta.to_vec(), Vec::new()));
     }
-    let mut decoders =
-        updates.iter().map(|(_, bytes)| Decoder::new(outer.codec, bytes)).collect::<Result<Vec<_>, _>>()?;
-    let weights: Vec<i64> = updates.iter().map(|(weight, _)| i64::from(*weight)).collect();
-    let divisor = i128::from(weights.iter().sum::<i64>()) * 1024;
+    let divisor = i128::from(reader.weight()) * 1024;
     let mut next = Vec::with_capacity(theta.len());
     let mut medians = Vec::with_capacity(layout.tensors.len());
-    let mut decoded = vec![Vec::new(); updates.len()];
     for (index, tensor) in layout.tensors.iter().enumerate() {
-        for (decoder, values) in decoders.iter_mut().zip(&mut decoded) {
-            decoder.tensor(tensor.len(), values)?;
-        }
-        let rates: Vec<u64> =
-            decoded.iter().zip(updates).map(|(values, (weight, _))| rate(norm(values), *weight)).collect();
-        let median = median(rates.clone());
+        let rates = reader.tensor(tensor.len())?;
+        let median = reader.median(&rates);
         medians.push(median);
-        let past = history.iter().filter_map(|round| round.get(index).copied()).collect();
-        let limit = median.max(self::median(past) / 2);
-        let mut sums = vec![0_i64; tensor.len()];
-        for ((values, rate), weight) in decoded.iter().zip(&rates).zip(&weights) {
-            add(&mut sums, values, *weight, *rate, limit);
-        }
+        let sums = reader.sums(&rates, limit(median, history, index), 0);
         for (value, sum) in theta[tensor.range()].iter().zip(&sums) {
             let step = div_half_even(i128::from(*sum) * i128::from(outer.alpha_1024), divisor);
             next.push(value - to_f32(step as i64));
         }
     }
-    for decoder in decoders {
-        decoder.finish()?;
-    }
+    reader.finish()?;
     Ok((next, medians))
 }
 
+/// The largest rate that passes: the larger of these updates' median and half the median of the last rounds.
+pub(super) fn limit(median: u64, history: &[Vec<u64>], tensor: usize) -> u64 {
+    median.max(past(history, tensor) / 2)
+}
+
+/// The lower median of a tensor's rate over the last rounds; zero without any.
+pub(super) fn past(history: &[Vec<u64>], tensor: usize) -> u64 {
+    lower_median(history.iter().filter_map(|round| round.get(tensor)).map(|rate| (*rate, 1)))
+}
+
+/// Reads updates side by side, one tensor at a time.
+pub(super) struct Reader<'a> {
+    contributions: &'a [Contribution<'a>],
+    decoders: Vec<Decoder<'a>>,
+    decoded: Vec<Vec<i64>>,
+}
+
+impl<'a> Reader<'a> {
+    pub fn new(codec: Codec, contributions: &'a [Contribution<'a>]) -> Result<Self, UpdateError> {
+        let shares = contributions.iter().flat_map(|one| [one.work, one.trust]);
+        if shares.into_iter().any(|share| share == 0 || share > SHARE_MAX) {
+            return Err(UpdateError::Weight);
+        }
+        // Sums of what is read here are shown not to overflow for 32 updates (`fixed`); a roster has fewer members.
+        if contributions.len() > ROSTER_MAX {
+            return Err(UpdateError::TooMany { got: contributions.len() });
+        }
+        let decoders = contributions.iter().map(|one| Decoder::new(codec, one.update)).collect::<Result<_, _>>()?;
+        Ok(Self { contributions, decoders, decoded: vec![Vec::new(); contributions.len()] })
+    }
+
+    /// The sum of the weights.
+    pub fn weight(&self) -> i64 {
+        self.contributions.iter().map(Contribution::weight).sum()
+    }
+
+    /// Reads the next tensor; returns each update's rate, what its norm would be had every token been trained.
+    pub fn tensor(&mut self, count: usize) -> Result<Vec<u64>, UpdateError> {
+        for (decoder, values) in self.decoders.iter_mut().zip(&mut self.decoded) {
+            decoder.tensor(count, values)?;
+        }
+        Ok(self.decoded.iter().zip(self.contributions).map(|(values, one)| rate(norm(values), one.work)).collect())
+    }
+
+    /// The lower median of these rates, each counting as much as its author.
+    pub fn median(&self, rates: &[u64]) -> u64 {
+        lower_median(rates.iter().zip(self.contributions).map(|(rate, one)| (*rate, u64::from(one.trust))))
+    }
+
+    /// The last tensor's values, clipped, weighted, rounded to multiples of 2^`shift` and summed, in units of 2^(`shift` − 40).
+    pub fn sums(&self, rates: &[u64], limit: u64, shift: u32) -> Vec<i64> {
+        let mut sums = vec![0_i64; self.decoded.first().map_or(0, Vec::len)];
+        for ((values, rate), one) in self.decoded.iter().zip(rates).zip(self.contributions) {
+            add(&mut sums, values, one.weight(), *rate, limit, shift);
+        }
+        sums
+    }
+
+    pub fn finish(self) -> Result<(), UpdateError> {
+        self.decoders.into_iter().try_for_each(Decoder::finish)
+    }
+}
+
 /// Adds one update's clipped and weighted values.
-fn add(sums: &mut [i64], values: &[i64], weight: i64, rate: u64, limit: u64) {
+fn add(sums: &mut [i64], values: &[i64], weight: i64, rate: u64, limit: u64, shift: u32) {
     for (sum, value) in sums.iter_mut().zip(values) {
         let clipped = if rate <= limit || *value == 0 {
             *value
         } else {
             div_half_even(i128::from(*value) * i128::from(limit), i128::from(rate)) as i64
         };
-        *sum += weight * clipped;
+        *sum += shr_half_even(weight * clipped, shift);
     }
 }
 
@@ -89,12 +154,19 @@ fn norm(values: &[i64]) -> u64 {
 }
 
 /// What the norm would be at full weight, had every token taught as much.
-fn rate(norm: u64, weight: u16) -> u64 {
-    u64::try_from(u128::from(norm) * u128::from(WEIGHT_MAX) / u128::from(weight.max(1))).unwrap_or(u64::MAX)
+fn rate(norm: u64, work: u16) -> u64 {
+    u64::try_from(u128::from(norm) * u128::from(SHARE_MAX) / u128::from(work.max(1))).unwrap_or(u64::MAX)
 }
 
-/// The lower median; zero of nothing.
-fn median(mut values: Vec<u64>) -> u64 {
+/// The smallest value at which half of the weight is reached; zero of nothing.
+pub(super) fn lower_median(values: impl Iterator<Item = (u64, u64)>) -> u64 {
+    let mut values: Vec<(u64, u64)> = values.collect();
     values.sort_unstable();
-    values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(0)
+    let total: u128 = values.iter().map(|(_, weight)| u128::from(*weight)).sum();
+    let mut reached = 0;
+    let found = values.iter().find(|(_, weight)| {
+        reached += u128::from(*weight);
+        2 * reached >= total
+    });
+    found.map_or(0, |(value, _)| *value)
 }

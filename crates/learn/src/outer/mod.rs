@@ -13,19 +13,24 @@ mod fixed;
 pub mod golden;
 mod likeness;
 mod params;
+mod parts;
 mod rans;
 mod residual;
+mod sum;
+mod sum_code;
 mod topk;
 mod update;
 
 use shoal_wire::limits::ROSTER_MAX;
 use thiserror::Error;
 
-pub use aggregate::aggregate;
+pub use aggregate::{Contribution, aggregate};
 pub use fixed::FRACTION_BITS;
 pub use likeness::{Likeness, likeness};
 pub use params::{params_from_bytes, params_to_bytes};
+pub use parts::{Part, parts};
 pub use residual::Residual;
+pub use sum::{Bounds, Grid, PartialSum, apply, partial_sums};
 pub use update::{check, decode};
 
 /// Why bytes are not an update, or not parameters, of a model.
@@ -55,6 +60,12 @@ pub enum UpdateError {
     NotFinite { index: usize },
     #[error("{got} updates are more than a roster's {ROSTER_MAX} members can send")]
     TooMany { got: usize },
+    #[error("sums of different parts, or of none, cannot be merged")]
+    Parts,
+    #[error("a sum grows beyond 64 bits")]
+    Overflow,
+    #[error("a second encoding of the same sum")]
+    NotCanonical,
     #[error("weights must be between 1 and 4,095")]
     Weight,
 }

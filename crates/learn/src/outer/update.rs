@@ -9,7 +9,7 @@ use super::{UpdateError, dense4, rans, topk};
 use crate::Layout;
 
 const VERSION: u8 = 2;
-const CHECKSUM_BYTES: usize = 4;
+pub(super) const CHECKSUM_BYTES: usize = 4;
 
 fn header(codec: Codec) -> [u8; 2] {
     let id = match codec {
@@ -19,7 +19,7 @@ fn header(codec: Codec) -> [u8; 2] {
     [VERSION, id]
 }
 
-fn checksum(content: &[u8]) -> [u8; CHECKSUM_BYTES] {
+pub(super) fn checksum(content: &[u8]) -> [u8; CHECKSUM_BYTES] {
     let digest = Digest::in_domain("shoal 2026 v1 update checksum", content).0;
     [digest[0], digest[1], digest[2], digest[3]]
 }

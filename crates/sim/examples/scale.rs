@@ -1,0 +1,40 @@
+//! `cargo run --release -p shoal-sim --example scale -- [--json] [--peers N]`: the figures of runs with many peers.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use shoal_sim::crowd::{Row, scale};
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let json = arguments.iter().any(|argument| argument == "--json");
+    let many = arguments.iter().position(|argument| argument == "--peers");
+    let many = many.and_then(|at| arguments.get(at + 1)).map_or(Some(10_000), |count| count.parse().ok());
+    println!(
+        "{:<18} {:>6} {:>6} {:>9} {:>7} {:>9} {:>9} {:>10} {:>8} {:>8}",
+        "world", "peers", "rounds", "one model", "in sum", "MB sent", "most MB", "computing", "rest s", "wall s"
+    );
+    let each = |row: &Row| {
+        println!(
+            "{:<18} {:>6} {:>6} {:>9} {:>7.0} {:>9.2} {:>9.2} {:>9.2}% {:>8.1} {:>8.1}",
+            row.name,
+            row.peers,
+            row.rounds,
+            row.one_model,
+            row.contributors,
+            row.bytes / 1e6,
+            row.most_bytes / 1e6,
+            row.computing * 100.0,
+            row.other_seconds,
+            row.wall_seconds
+        );
+    };
+    let report = scale(many, each);
+    println!(
+        "800 fresh of 1,000: {:.2}% of votes, {:.2}% of the committee, {:.2}% of the sum",
+        report.sybil_votes * 100.0,
+        report.sybil_committee * 100.0,
+        report.sybil_sum * 100.0
+    );
+    if json {
+        println!("{}", report.json());
+    }
+}
