@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use shoal_ledger::more_than_two_thirds;
 use shoal_wire::{
     Digest, PeerId, Round,
-    crowd::{Blob, Certificate, Frame, Node},
+    crowd::{Blob, Certificate, Frame, Node, PartMean},
     limits::GROUP_MAX,
 };
 
@@ -80,7 +80,13 @@ impl Crowd {
 
     /// A certificate from somebody else.
     pub(super) fn take_certificate(&mut self, from: PeerId, certificate: &Certificate) {
-        if self.round.decided.is_some() {
+        if let Some(decided) = &self.round.decided {
+            // It holds what the certificate names: one more to ask.
+            if decided.body == certificate.body {
+                for part in certificate.body.parts.iter().flatten() {
+                    self.fetches.holds(part.mean.coded.digest, from);
+                }
+            }
             return;
         }
         let seats: BTreeSet<PeerId> =
@@ -113,6 +119,11 @@ impl Crowd {
         if !core::mem::replace(&mut self.round.spread, true) {
             let to = self.certificate_goes_to();
             self.send(to, &Frame::Certificate((*certificate).clone()));
+        }
+        // Whoever brought the certificate may be gone: others have what is missing, too.
+        let missing = |mean: &PartMean| !self.blobs.contains_key(&mean.mean.coded.digest);
+        if certificate.body.parts.iter().flatten().any(missing) {
+            self.pull();
         }
     }
 
