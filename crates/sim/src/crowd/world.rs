@@ -372,7 +372,14 @@ impl CrowdWorld {
         }
         self.tell_contacts(at);
         self.look_around(at);
-        self.input(at, Input::Tick);
+        // Its links were down, and are opened again.
+        for other in self.contacts(at) {
+            let contact = &self.peers[other as usize];
+            if contact.online {
+                let peer = contact.id;
+                self.input(at, Input::Reachable { peer, reachable: true });
+            }
+        }
     }
 
     // Who is there
@@ -395,9 +402,13 @@ impl CrowdWorld {
     fn tell_contacts(&mut self, at: u32) {
         let (online, id) = (self.peers[at as usize].online, self.peers[at as usize].id);
         for other in self.contacts(at) {
+            // Who is away itself hears nothing now; it looks around when it comes back.
             let peer = &mut self.peers[other as usize];
+            if !peer.online {
+                continue;
+            }
             let changed = if online { peer.away.remove(&at) } else { peer.away.insert(at) };
-            if changed && peer.online {
+            if changed {
                 self.input(other, Input::Reachable { peer: id, reachable: online });
             }
         }

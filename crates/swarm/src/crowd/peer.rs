@@ -49,6 +49,8 @@ pub struct Crowd {
     pub(super) certificates: BTreeMap<u64, Arc<Certificate>>,
     early: Vec<(PeerId, Heard)>,
     pub(super) away: BTreeSet<PeerId>,
+    /// Somebody that may know of later rounds.
+    pub(super) ahead: Option<PeerId>,
     pub(super) fetches: Fetches,
     /// Blobs in hand, with the round of their use and when they came.
     pub(super) blobs: BTreeMap<Digest, (u64, Millis, Bytes)>,
@@ -157,6 +159,7 @@ impl Crowd {
             certificates: BTreeMap::new(),
             early: Vec::new(),
             away: BTreeSet::new(),
+            ahead: None,
             fetches: Fetches::default(),
             blobs: BTreeMap::new(),
             jobs: BTreeMap::new(),
@@ -180,12 +183,15 @@ impl Crowd {
         let is_hint = matches!(input, Input::Heard { heard: Heard::Holds(_), .. } | Input::FetchFailed { .. });
         match input {
             Input::Heard { from, heard } => self.hear(from, heard),
-            Input::Reachable { peer, reachable } => {
-                if reachable {
-                    self.away.remove(&peer)
-                } else {
-                    self.away.insert(peer)
-                };
+            Input::Reachable { peer, reachable: false } => {
+                self.away.insert(peer);
+            }
+            Input::Reachable { peer, reachable: true } => {
+                self.away.remove(&peer);
+                // Whoever was cut off may have missed the end of the round.
+                if self.round.mates.contains(&peer) {
+                    self.pull_from(peer);
+                }
             }
             Input::Fetched { blob, from, bytes } => self.fetched(blob, from, bytes),
             Input::FetchFailed { blob, from, why } => self.fetches.failed(self.now, blob, from, why),
@@ -378,6 +384,9 @@ impl Crowd {
         self.fetches.forget();
         self.jobs.retain(|_, purpose| matches!(purpose, Purpose::Train { .. }));
         self.begin_round();
+        if let Some(peer) = self.ahead.take() {
+            self.pull_from(peer);
+        }
         for (from, heard) in core::mem::take(&mut self.early) {
             self.hear(from, &heard);
         }

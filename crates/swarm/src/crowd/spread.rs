@@ -98,6 +98,7 @@ impl Crowd {
                 self.fetches.holds(part.mean.coded.digest, from);
             }
             self.round.decided = Some(certificate.clone().into());
+            self.ahead = Some(from);
             self.changed = true;
         }
     }
