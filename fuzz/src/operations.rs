@@ -220,7 +220,7 @@ impl World {
                 let ((_, from), ahead) = (other(draw), draw.below(4) as u64);
                 let head = self.swarm.chain().head();
                 let envelopes = self.said.iter().map(|(envelope, _)| short(envelope)).collect();
-                let seen = RING.identities.iter().map(|identity| identity.peer()).collect();
+                let seen = RING.identities.iter().map(shoal_wire::Identity::peer).collect();
                 let status = Status { head: head.round + ahead, body: head.body, envelopes, seen };
                 self.deliver(from, &Frame::Status(status));
             }
@@ -473,7 +473,9 @@ impl World {
             let end = bytes.len().min(offset as usize + count as usize);
             let mut bytes = bytes.get(offset as usize..end)?.to_vec();
             if how == 2 {
-                bytes.iter_mut().for_each(|byte| *byte ^= 1);
+                for byte in &mut bytes {
+                    *byte ^= 1;
+                }
             }
             Some(Frame::Range { blob, offset, bytes })
         });

@@ -187,7 +187,9 @@ async fn a_replaced_recovery_stays_in_the_log_and_a_final_round_is_not_replaced(
     let (now, _) = checkpoint(&fixture, run).await;
     assert_eq!((now.size, Some(now.root)), (6, Tree::of(&logged).root_at(6)));
     let mut view = View::new(run);
-    logged.iter().for_each(|entry| view.push(*entry).unwrap());
+    for entry in &logged {
+        view.push(*entry).unwrap();
+    }
     assert_eq!(view.round(2).map(|(index, entry)| (*index, *entry)), Some((3, ordinary[0])));
 
     store(dir, run, 3..=5, 3, false);

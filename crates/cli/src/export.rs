@@ -82,17 +82,17 @@ fn card(lineage: &Lineage) -> String {
         lineage.certified_body,
         contributors.len(),
     );
-    for source in data {
+    text.extend(data.iter().map(|source| {
         let [name, licence, attribution] = [&source.name, &source.licence, &source.attribution].map(|s| markdown(s));
         let by = if attribution.is_empty() { String::new() } else { format!(": {attribution}") };
-        text += &format!("- {name} ({licence}){by}\n");
-    }
+        format!("- {name} ({licence}){by}\n")
+    }));
     if !amendments.is_empty() {
         text += "\n## Decided by its contributors\n\n";
     }
-    for accepted in amendments {
+    text.extend(amendments.iter().map(|accepted| {
         let (amendment, id) = (&accepted.amendment, accepted.id.short());
-        text += &format!("- from round {}: {} ({id})\n", amendment.effective, markdown(&change(&amendment.change)));
-    }
+        format!("- from round {}: {} ({id})\n", amendment.effective, markdown(&change(&amendment.change)))
+    }));
     text
 }

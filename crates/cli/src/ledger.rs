@@ -91,7 +91,7 @@ impl Ledger {
             print_line(&peer_object(contributor)?)?;
         }
         for motion in &self.motions {
-            let mut object = serde_json::to_value(motion)?;
+            let mut object = serde_json::to_value(&**motion)?;
             object["event"] = "amendment".into();
             print_line(&object)?;
         }
