@@ -199,9 +199,13 @@ impl Driver {
             }
             Event::Trouble(text) => scope::post(&PeerNews::Notice { text }),
             // The status says these.
-            Event::JoinedRoster { .. } | Event::LeftRoster { .. } | Event::Waiting { .. } | Event::Over { .. } => {}
             // Votes are native peers' for now.
-            Event::Proposed { .. } | Event::Decided { .. } => {}
+            Event::JoinedRoster { .. }
+            | Event::LeftRoster { .. }
+            | Event::Waiting { .. }
+            | Event::Over { .. }
+            | Event::Proposed { .. }
+            | Event::Decided { .. } => {}
         }
         self.status_at = Millis(0);
     }
