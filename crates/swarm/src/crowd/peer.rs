@@ -9,6 +9,7 @@ use shoal_wire::{
     Digest, Envelope, Millis, PeerId, codec,
     crowd::{Blob, Certificate, Commit, Frame, Heard, List, Message, Node, Said, SumCertificate},
     limits::{CROWD_EARLY_MAX, PIECE_BYTES_MAX},
+    record::Join,
     sign::Signature,
 };
 
@@ -100,6 +101,7 @@ pub(super) struct Committed {
 #[derive(Debug, Default)]
 pub(super) struct RoundState {
     pub started: Millis,
+    pub asked_to_join: bool,
     pub asked_to_train: bool,
     pub seed: Digest,
     pub commits: BTreeMap<PeerId, Committed>,
@@ -245,6 +247,7 @@ impl Crowd {
         for _ in 0..PASSES_MAX {
             self.changed = false;
             self.wake = Millis::NEVER;
+            self.ask_to_join();
             self.train();
             self.close();
             self.reveal();
@@ -258,6 +261,14 @@ impl Crowd {
             if !self.changed {
                 break;
             }
+        }
+    }
+
+    /// Who missed too many rounds lost its place, and asks for one once a round: as a newcomer, whoever it was.
+    fn ask_to_join(&mut self) {
+        if self.seat.is_none() && !core::mem::replace(&mut self.round.asked_to_join, true) {
+            let committee = self.epoch.draw.committee().iter().map(|member| self.epoch.peer(*member)).collect();
+            self.say(committee, Message::Join(Join { durable: self.durable, trains: true }));
         }
     }
 

@@ -147,7 +147,7 @@ impl Crowd {
         to.into_iter().collect()
     }
 
-    /// Asks one of the group for the certificate, again and again, once the group's own work is done.
+    /// Asks somebody for the certificate, again and again, once the group's own work is done.
     fn pull(&mut self) {
         let timing = self.config.timing;
         let begun = match self.round.closed {
@@ -158,12 +158,22 @@ impl Crowd {
         if self.due(at) {
             self.round.pulled = Some(self.now);
             self.wake = self.wake.min(self.now + PULL_MS);
-            let salt = mix(self.now.0, self.me.0);
-            let mates = self.groupmates().into_iter().filter(|peer| *peer != self.me && !self.away.contains(peer));
-            if let Some(peer) = mates.min_by_key(|peer| mix(salt, peer.0)) {
+            if let Some(peer) = self.whom_to_ask() {
                 self.send(vec![peer], &Frame::Get(self.epoch.round));
             }
         }
+    }
+
+    /// One of the group, another each time; of everybody where this peer lost its place.
+    fn whom_to_ask(&self) -> Option<PeerId> {
+        let salt = mix(self.now.0, self.me.0);
+        let is_there = |peer: &PeerId| *peer != self.me && !self.away.contains(peer);
+        if self.group().is_some() {
+            return self.groupmates().into_iter().filter(is_there).min_by_key(|peer| mix(salt, peer.0));
+        }
+        let seats = self.epoch.roster.seats();
+        let at = salt.checked_rem(seats.len() as u64)?;
+        seats.get(at as usize).map(|seat| seat.member.peer).filter(is_there)
     }
 
     /// Asks a peer that is ahead for the certificate of this round.
