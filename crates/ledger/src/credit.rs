@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use shoal_wire::{PeerId, Round, manifest::CreditRule, record::Verdict};
 
-/// Judging one update earns this part of the tokens assigned for a round: it takes a few passes over held-out batches,
-/// forward only, where a round trains on many.
+/// Judging one update earns this part of the tokens assigned for a round: it takes a few passes, forward only,
+/// over batches that its author was assigned and others, where a round trains on many.
 const JUDGED_PART: u64 = 64;
 /// Judgements of one round that earn something: an eighth of a round's training at most.
 const JUDGED_MAX: u64 = 8;

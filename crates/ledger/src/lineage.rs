@@ -27,7 +27,7 @@ pub struct Lineage {
     pub certified_body: Digest,
     pub accepted_updates: u64,
     pub credit_rule: CreditRule,
-    /// Those with accepted updates or judgements, most credit first.
+    /// Those with credit, most first.
     pub contributors: Vec<Contributor>,
     /// What the run trains on. A source that an amendment added is among the amendments only: it is on record, and this
     /// version's peers do not train on it.
@@ -84,7 +84,7 @@ impl Lineage {
 }
 
 impl Chain {
-    /// Everybody with credit or a refused update, most credit first.
+    /// Everybody who committed or judged, most credit first.
     pub fn contributors(&self) -> Vec<Contributor> {
         let total: u128 = self.credit().values().map(|credit| u128::from(credit.amount)).sum();
         let share = |amount: u64| if total == 0 { 0.0 } else { amount as f64 / total as f64 };

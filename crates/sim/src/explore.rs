@@ -1,6 +1,6 @@
 //! Tries the voting rules in every order of events: an explorer of all states that a small swarm can reach.
 //!
-//! A state is where each honest peer stands, with the votes that it cast: the [`Standing`] that [`shoal_swarm::Swarm`]
+//! A state is where each honest peer stands, with the votes that it cast: the [`VoteState`] that [`shoal_swarm::Swarm`]
 //! itself goes by. The rest of the world is as hostile as can be, which allows more than any real world does; so what
 //! never happens here never happens there:
 //!
@@ -18,7 +18,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use shoal_ledger::more_than_two_thirds;
-use shoal_swarm::rules::{Offer, Phase, Standing};
+use shoal_swarm::rules::{Offer, Phase, VoteState};
 use shoal_wire::{View, record::VoteKind};
 
 const HONEST_MAX: usize = 4;
@@ -26,7 +26,7 @@ const VIEWS_MAX: usize = 3;
 const BODIES_MAX: usize = 3;
 
 type Body = u8;
-/// The number of a [`Standing`] in [`Explorer::standings`].
+/// The number of a [`VoteState`] in [`Explorer::standings`].
 type Place = u16;
 /// Where the honest peers stand, in ascending order.
 type State = [Place; HONEST_MAX];
@@ -88,8 +88,8 @@ struct Explorer {
     setting: Setting,
     honest: usize,
     /// Every standing seen so far, and its number.
-    standings: Vec<Standing<Body>>,
-    places: BTreeMap<Standing<Body>, Place>,
+    standings: Vec<VoteState<Body>>,
+    places: BTreeMap<VoteState<Body>, Place>,
     /// All orders of the bodies, and what each standing becomes when they are renamed by one.
     orders: Vec<Vec<Body>>,
     renamed: Vec<Vec<Option<Place>>>,
@@ -106,7 +106,7 @@ impl Explorer {
     }
 
     fn run(mut self) -> Report {
-        let start = self.place(Standing::default());
+        let start = self.place(VoteState::default());
         let first = self.canonical([start; HONEST_MAX]);
         let mut before: HashMap<State, State> = HashMap::from([(first, first)]);
         let mut report = Report { states: 0, steps: 0, certified: 0, conflict: None };
@@ -169,10 +169,10 @@ impl Explorer {
     }
 
     /// Whatever the rules allow a peer that stands here.
-    fn acts(&self, standing: &Standing<Body>, prevotes: &Prevotes) -> Vec<(String, Standing<Body>)> {
+    fn acts(&self, standing: &VoteState<Body>, prevotes: &Prevotes) -> Vec<(String, VoteState<Body>)> {
         let view = standing.view;
         let mut acts = Vec::new();
-        let vote = |mut after: Standing<Body>, kind: VoteKind, body: Option<Body>| {
+        let vote = |mut after: VoteState<Body>, kind: VoteKind, body: Option<Body>| {
             after.pass(kind);
             after.vote(kind, view, body);
             (format!("{kind:?} {} in view {view}", name(body)), after)
@@ -207,7 +207,7 @@ impl Explorer {
         acts
     }
 
-    fn may_prevote(&self, standing: &Standing<Body>, offer: Offer<Body>, prevotes: &Prevotes) -> Option<bool> {
+    fn may_prevote(&self, standing: &VoteState<Body>, offer: Offer<Body>, prevotes: &Prevotes) -> Option<bool> {
         let mut standing = standing.clone();
         if self.setting.flaw == Some(Flaw::NoLock) {
             standing.lock = None;
@@ -216,8 +216,8 @@ impl Explorer {
         standing.may_prevote(offer, |view| believed || self.prevoted(prevotes, view, Some(offer.body)))
     }
 
-    fn restarted(&self, standing: &Standing<Body>) -> Standing<Body> {
-        let mut after = Standing::default();
+    fn restarted(&self, standing: &VoteState<Body>) -> VoteState<Body> {
+        let mut after = VoteState::default();
         if self.setting.flaw == Some(Flaw::LostVotes) {
             return after;
         }
@@ -275,7 +275,7 @@ impl Explorer {
         (0..self.setting.bodies).filter(is_certified).count()
     }
 
-    fn place(&mut self, standing: Standing<Body>) -> Place {
+    fn place(&mut self, standing: VoteState<Body>) -> Place {
         if let Some(place) = self.places.get(&standing) {
             return *place;
         }

@@ -14,7 +14,7 @@ use shoal_wire::{
 
 use crate::{
     Persisted, Record, Swarm,
-    rules::{Offer, Phase, Standing},
+    rules::{Offer, Phase, VoteState},
     state::{Aggregate, Stored},
 };
 
@@ -124,7 +124,7 @@ impl Swarm {
     }
 
     fn propose(&mut self) {
-        let Standing { view, phase, .. } = self.round.standing;
+        let VoteState { view, phase, .. } = self.round.standing;
         let mine = self.leader(view) == Some(self.me) && self.is_voter();
         if !mine || phase != Phase::Propose || self.pool.proposal(self.me, view).is_some() {
             return;
@@ -304,7 +304,7 @@ impl Swarm {
     }
 
     fn prevote(&mut self) {
-        let Standing { view, phase, .. } = self.round.standing;
+        let VoteState { view, phase, .. } = self.round.standing;
         if phase != Phase::Propose {
             return;
         }
@@ -324,7 +324,7 @@ impl Swarm {
     }
 
     fn precommit(&mut self) {
-        let Standing { view, phase, .. } = self.round.standing;
+        let VoteState { view, phase, .. } = self.round.standing;
         let proposal = self.leader(view).and_then(|leader| self.pool.proposal(leader, view)).cloned();
         if let Some(proposal) = proposal.filter(|_| phase != Phase::Propose) {
             let digest = proposal.body.digest();
@@ -334,7 +334,7 @@ impl Swarm {
                     self.keep_locked(digest);
                     self.cast(VoteKind::Precommit, view, Some(digest));
                 }
-                let Standing { lock, valid, .. } = &self.round.standing;
+                let VoteState { lock, valid, .. } = &self.round.standing;
                 let named: Vec<Digest> = lock.iter().chain(valid).map(|(_, body)| *body).collect();
                 self.round.proposals.retain(|body, _| named.contains(body));
             }

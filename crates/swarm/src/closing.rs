@@ -2,7 +2,8 @@
 //!
 //! The list is what later randomness hangs on, so a leader must not choose it after it saw seeds or updates, must not
 //! close before others would, and must not leave out whom it likes. Each peer judges that by when things came to it.
-//! Peers can differ in this for a moment, and a view is lost then: they come together in a list that a third of the weight prevoted. Once every leader had its turn twice, only what everybody can recompute counts.
+//! Peers can differ in this for a moment, and a view is lost then: they come together in a list that a third of the
+//! weight prevoted. Once every leader had its turn twice, only what everybody can recompute counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 

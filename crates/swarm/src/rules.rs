@@ -26,7 +26,7 @@ pub struct Offer<B> {
 
 /// Where a peer stands in agreeing on a round, over bodies named by `B`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Standing<B> {
+pub struct VoteState<B> {
     pub view: View,
     pub phase: Phase,
     /// The body that this peer precommitted last, and in which view.
@@ -37,13 +37,13 @@ pub struct Standing<B> {
     pub voted: BTreeMap<(VoteKind, View), Option<B>>,
 }
 
-impl<B> Default for Standing<B> {
+impl<B> Default for VoteState<B> {
     fn default() -> Self {
         Self { view: 0, phase: Phase::Propose, lock: None, valid: None, voted: BTreeMap::new() }
     }
 }
 
-impl<B: Copy + PartialEq> Standing<B> {
+impl<B: Copy + PartialEq> VoteState<B> {
     pub fn enter(&mut self, view: View) {
         self.view = view;
         self.phase = Phase::Propose;
@@ -132,8 +132,8 @@ impl<B: Copy + PartialEq> Standing<B> {
 mod tests {
     use super::*;
 
-    fn locked(view: View, body: u8, now: View) -> Standing<u8> {
-        Standing { view: now, lock: Some((view, body)), valid: Some((view, body)), ..Standing::default() }
+    fn locked(view: View, body: u8, now: View) -> VoteState<u8> {
+        VoteState { view: now, lock: Some((view, body)), valid: Some((view, body)), ..VoteState::default() }
     }
 
     #[test]
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_quorum_that_comes_late_is_proposed_again_and_not_voted_for() {
-        let mut standing = Standing::default();
+        let mut standing = VoteState::default();
         standing.pass(VoteKind::Prevote);
         standing.pass(VoteKind::Precommit);
         assert!(!standing.quorum_prevoted(Some(5)));
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_place_has_one_vote_also_after_a_restart() {
-        let mut standing = Standing::default();
+        let mut standing = VoteState::default();
         standing.restore(VoteKind::Prevote, 2, Some(1), None);
         standing.restore(VoteKind::Precommit, 2, Some(1), Some((2, 1)));
         assert_eq!((standing.view, standing.phase, standing.lock), (2, Phase::Precommit, Some((2, 1))));

@@ -17,7 +17,7 @@ use crate::{
     judge::Judging,
     pace::Pace,
     pool::{Pool, Views},
-    rules::Standing,
+    rules::VoteState,
     transfer::Transfers,
 };
 
@@ -178,7 +178,7 @@ pub(crate) struct RoundState {
     pub have_said: usize,
     pub have_at: Option<Millis>,
 
-    pub standing: Standing<Digest>,
+    pub standing: VoteState<Digest>,
     /// Of the bodies that its lock and its newest quorum name.
     pub proposals: BTreeMap<Digest, Box<Proposal>>,
     pub view_since: Option<Millis>,
@@ -282,7 +282,7 @@ impl Swarm {
 
     /// Views of which messages must stay.
     pub(crate) fn views(&self) -> Views {
-        let Standing { view, lock, valid, .. } = &self.round.standing;
+        let VoteState { view, lock, valid, .. } = &self.round.standing;
         Views { now: *view, kept: lock.iter().chain(valid).map(|(view, _)| *view).collect() }
     }
 

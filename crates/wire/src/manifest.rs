@@ -163,7 +163,7 @@ pub enum CreditRule {
 pub struct Charter {
     /// Of the credit that votes, the part that must approve.
     pub approve_per_mille: u16,
-    /// Of the credit of everybody who earned some while the vote was open, the part that must vote.
+    /// Of the credit of everybody who earned some while the vote was open, or voted, the part that must vote.
     pub turnout_per_mille: u16,
     /// Rounds from the one that carries an amendment to the last that may carry a ballot on it.
     pub open_rounds_min: u32,

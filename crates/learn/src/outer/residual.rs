@@ -48,7 +48,7 @@ impl Residual {
     }
 
     /// An update that is not done with goes back: its content is sent again later. That is for rounds that took no
-    /// update at all (docs/decisions/0024): where others' were taken, their mean moved the model as far.
+    /// update at all (docs/decisions/0023): where others' were taken, their mean moved the model as far.
     pub fn settle(&mut self, layout: &Layout, done: bool) -> Result<(), UpdateError> {
         if let Some((codec, bytes)) = self.sent.take()
             && !done

@@ -4,7 +4,7 @@
 //! nobody was, the alignment with the auditor's own update, and which earlier commit an update repeats.
 //!
 //! Judging s updates takes (3s + 2) · [`judged_batches`] forward passes, each about a third of a training step. With at
-//! most H / 10 batches, an update costs a tenth of what training a round does, and each time an auditor judges at all a
+//! most H / 10 batches (from 10 steps on), an update costs a tenth of what training a round does, and each time an auditor judges at all a
 //! fifteenth more. Where peers are trusted and one update in sixteen gets three auditors, a peer judges 0.19 updates a
 //! round: about 3 % of its compute.
 

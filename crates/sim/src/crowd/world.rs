@@ -290,10 +290,6 @@ impl CrowdWorld {
         &self.peers[at].crowd
     }
 
-    pub fn is_online(&self, at: usize) -> bool {
-        self.peers[at].online
-    }
-
     fn millis(&self) -> Millis {
         Millis(self.now / 1000)
     }

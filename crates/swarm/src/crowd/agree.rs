@@ -11,7 +11,7 @@ use shoal_wire::{
 };
 
 use super::{Crowd, Output, Stored, committee::Committee, panel::Verdict};
-use crate::rules::{Offer, Phase, Standing};
+use crate::rules::{Offer, Phase, VoteState};
 
 impl Crowd {
     pub(super) fn take_proposal(&mut self, from: PeerId, proposal: &Proposal) {
@@ -106,7 +106,7 @@ impl Crowd {
 
     fn propose_body(&mut self) {
         let Some(committee) = self.committee() else { return };
-        let Standing { view, phase, .. } = committee.standing;
+        let VoteState { view, phase, .. } = committee.standing;
         let mine = committee.leader(view) == self.me && self.durable;
         if !mine || phase != Phase::Propose || committee.proposals.contains_key(&view) {
             return;
@@ -131,7 +131,7 @@ impl Crowd {
 
     fn prevote(&mut self) {
         let Some(committee) = self.committee() else { return };
-        let Standing { view, phase, .. } = committee.standing;
+        let VoteState { view, phase, .. } = committee.standing;
         let Some((proposal, came)) = committee.proposals.get(&view).cloned().filter(|_| phase == Phase::Propose) else {
             return;
         };
@@ -148,7 +148,7 @@ impl Crowd {
 
     fn precommit(&mut self) {
         let Some(committee) = self.committee() else { return };
-        let Standing { view, phase, .. } = committee.standing;
+        let VoteState { view, phase, .. } = committee.standing;
         let prevoted = |body| committee.is_quorum(committee.voters(VoteKind::Prevote, view, |voted| voted == body));
         let nil = prevoted(None);
         let offered = committee.proposals.get(&view).cloned().filter(|_| phase != Phase::Propose);
@@ -172,7 +172,7 @@ impl Crowd {
     fn pass_time(&mut self) {
         let timing = self.config.timing;
         let Some(committee) = self.committee() else { return };
-        let Standing { view, phase, .. } = committee.standing;
+        let VoteState { view, phase, .. } = committee.standing;
         let patience_ms = timing.view_ms * u64::from(view.min(20) + 1);
         let here = committee.leader(view) == self.me || !self.away.contains(&committee.leader(view));
         let first_ms = if view == 0 { timing.level_ms + timing.grace_ms } else { 0 };

@@ -11,7 +11,7 @@ use shoal_wire::{
 };
 
 use super::{Crowd, Epoch, Job, PARTS, panel::Verdict, peer::Purpose};
-use crate::{Bytes, rules::Standing};
+use crate::{Bytes, rules::VoteState};
 
 /// Who voted for what in one step of one view.
 type Votes = BTreeMap<PeerId, (Option<Digest>, Signature)>;
@@ -20,7 +20,7 @@ type Votes = BTreeMap<PeerId, (Option<Digest>, Signature)>;
 #[derive(Debug)]
 pub(super) struct Committee {
     pub seats: Vec<PeerId>,
-    pub standing: Standing<Digest>,
+    pub standing: VoteState<Digest>,
     /// When the first root was here, and when two thirds of them were.
     pub since: Option<Millis>,
     pub enough: Option<Millis>,
@@ -41,7 +41,7 @@ impl Committee {
         let members = epoch.draw.committee();
         members.contains(&(seat? as u32)).then(|| Self {
             seats: members.iter().map(|member| epoch.peer(*member)).collect(),
-            standing: Standing::default(),
+            standing: VoteState::default(),
             since: None,
             enough: None,
             view_since: None,
