@@ -7,7 +7,8 @@ mod programs;
 pub use http::get;
 pub use programs::{Program, Relay, Verdict, shoal, shoal_text, until};
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 /// The repository's root.
 pub fn root() -> PathBuf {
@@ -18,4 +19,19 @@ pub fn root() -> PathBuf {
 pub fn tiny_shakespeare() -> Option<PathBuf> {
     let file = root().join("../shared/data/tinyshakespeare.txt");
     file.exists().then_some(file)
+}
+
+/// Copies a folder with all that is in it, to be changed.
+pub fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
 }

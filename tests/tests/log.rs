@@ -12,23 +12,10 @@ use std::time::Duration;
 use serde_json::Value;
 use shoal_ledger::log::{Entry, Note, Tree, VerifierKey};
 use shoal_store::FileStore;
-use shoal_tests::{Relay, shoal};
+use shoal_tests::{Relay, copy_folder, shoal};
 
 const PATIENCE: Duration = Duration::from_mins(4);
 const QUICK: [&str; 4] = ["--train-ms-max", "1000", "--recovery-ms", "3000"];
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
 
 /// Lets a volunteer train until the relay has this round.
 fn train(relay: &mut Relay, folder: &Path, round: u64) {
@@ -56,7 +43,7 @@ fn a_witness_signs_the_log_of_a_run_and_not_that_of_a_copy_which_parted() {
     train(&mut relay, &folder("ana"), 2);
     let log_key = key(&relay, &format!("/log/{}/vkey", relay.run));
     drop(relay);
-    copy(&folder("relay"), &folder("copy"));
+    copy_folder(&folder("relay"), &folder("copy")).unwrap();
 
     let witness = Relay::demo(&folder("witness"), &["--witness-log", &log_key]).unwrap();
     let witness_key = key(&witness, "/witness/vkey");

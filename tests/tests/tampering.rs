@@ -8,25 +8,12 @@ use std::time::Duration;
 
 use shoal_ledger::Chain;
 use shoal_store::FileStore;
-use shoal_tests::{Relay, Verdict};
+use shoal_tests::{Relay, Verdict, copy_folder};
 use shoal_wire::{Digest, Manifest, RunId, record::Certificate, record::Commit, record::Message, record::Said};
 
 const ROUNDS: u64 = 4;
 /// Flipped bytes per file when the whole verifier runs for each.
 const FLIPS: usize = 16;
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
 
 /// Offsets in a file: its ends, and others spread by a fixed sequence.
 fn offsets(bytes: usize) -> Vec<usize> {
@@ -88,7 +75,7 @@ fn any_changed_byte_of_what_a_relay_keeps_is_found_and_its_round_named() {
         relay.reach(ROUNDS, Duration::from_mins(4)).unwrap();
     }
     let changed = folder.path().join("copy");
-    copy(&original, &changed);
+    copy_folder(&original, &changed).unwrap();
     let store = FileStore::open(&changed).unwrap();
     let run = store.runs().unwrap()[0];
     let manifest = Manifest::open(&store.manifest(run).unwrap().unwrap()).unwrap();
