@@ -76,8 +76,10 @@ pub struct Chain {
     manifest: Manifest,
     run: RunId,
     head: Head,
-    /// Leaders of the next round, once somebody asked: who leads is asked for much more often than it changes.
+    /// Leaders and vote weights of the next round, once somebody asked: both are asked for much more often than they
+    /// change.
     leaders: OnceLock<Vec<PeerId>>,
+    weights: OnceLock<BTreeMap<PeerId, u64>>,
     /// States before the last rounds, oldest first, so that a provisional recovery can be undone.
     earlier: VecDeque<(Head, Page)>,
     books: Books,
@@ -104,7 +106,15 @@ impl Chain {
             recovery: false,
         };
         let books = Books::new(&manifest);
-        Self { manifest, run, head, leaders: OnceLock::new(), earlier: VecDeque::new(), books }
+        Self {
+            manifest,
+            run,
+            head,
+            leaders: OnceLock::new(),
+            weights: OnceLock::new(),
+            earlier: VecDeque::new(),
+            books,
+        }
     }
 
     pub fn run(&self) -> RunId {
@@ -125,15 +135,17 @@ impl Chain {
     }
 
     /// Vote weights of the next round, by peer.
-    pub fn weights(&self) -> BTreeMap<PeerId, u64> {
-        let weights = vote_weights(&self.head.roster, &self.manifest.anchors);
-        self.head.roster.iter().map(|member| member.peer).zip(weights).collect()
+    pub fn weights(&self) -> &BTreeMap<PeerId, u64> {
+        self.weights.get_or_init(|| {
+            let weights = vote_weights(&self.head.roster, &self.manifest.anchors);
+            self.head.roster.iter().map(|member| member.peer).zip(weights).collect()
+        })
     }
 
     /// Leaders of the next round's views, in order.
-    pub fn leaders(&self) -> Vec<PeerId> {
+    pub fn leaders(&self) -> &[PeerId] {
         let Head { roster, round, randomness, .. } = &self.head;
-        self.leaders.get_or_init(|| leaders(roster, &self.manifest.anchors, round + 1, *randomness)).clone()
+        self.leaders.get_or_init(|| leaders(roster, &self.manifest.anchors, round + 1, *randomness))
     }
 
     /// Tokens that a member trains on when it does all steps.
@@ -322,7 +334,7 @@ impl Chain {
             recent,
             recovery: body.recovery.is_some(),
         };
-        self.leaders = OnceLock::new();
+        self.forget_answers();
         let page = self.books.enter(body, &self.manifest, self.assigned_tokens());
         self.earlier.push_back((core::mem::replace(&mut self.head, next), page));
         while self.earlier.len() > self.manifest.timing.recovery_window_rounds.max(1) as usize {
@@ -354,10 +366,16 @@ impl Chain {
         ours_is_recovery && undone.check(other).is_ok()
     }
 
+    /// The head changes: what was computed from it does not hold.
+    fn forget_answers(&mut self) {
+        self.leaders.take();
+        self.weights.take();
+    }
+
     /// Takes the last round back; false when it is final.
     pub fn undo(&mut self) -> bool {
         let Some((head, page)) = self.earlier.pop_back() else { return false };
-        self.leaders = OnceLock::new();
+        self.forget_answers();
         self.head = head;
         self.books.take_back(page);
         true

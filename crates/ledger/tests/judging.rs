@@ -91,7 +91,7 @@ impl Run {
     fn apply(&mut self, body: &Body) {
         let vote = Vote { parent: body.parent, view: 0, kind: VoteKind::Precommit, body: Some(body.digest()) };
         let payload = vote_payload(body.run, body.round, vote);
-        let weights = self.chain.weights();
+        let weights = self.chain.weights().clone();
         let mut signatures: Vec<(PeerId, Signature)> = weights
             .into_iter()
             .filter(|(_, weight)| *weight > 0)

@@ -229,8 +229,7 @@ impl Swarm {
     }
 
     /// Recomputes a body: its rules, its updates' form, and its model digest.
-    pub(crate) fn validity(&mut self, body: &Body) -> Validity {
-        let digest = body.digest();
+    pub(crate) fn validity(&mut self, digest: Digest, body: &Body) -> Validity {
         if let Some(known) = self.round.bodies.get(&digest) {
             return if *known { Validity::Valid } else { Validity::Invalid };
         }
@@ -308,15 +307,15 @@ impl Swarm {
         if phase != Phase::Propose {
             return;
         }
-        let proposal = self.leader(view).and_then(|leader| self.pool.proposal(leader, view)).cloned();
-        let Some(proposal) = proposal.filter(|proposal| proposal.body.recovery.is_none()) else { return };
-        let digest = proposal.body.digest();
+        let proposal = self.leader(view).and_then(|leader| self.pool.proposal(leader, view));
+        let ordinary = proposal.filter(|(_, proposal)| proposal.body.recovery.is_none());
+        let Some((digest, proposal)) = ordinary.map(|(digest, proposal)| (digest, proposal.clone())) else { return };
         let offer = Offer { body: digest, valid_view: proposal.valid_view };
         let Some(free) = self.round.standing.may_prevote(offer, |view| self.prevoted(view, Some(digest))) else {
             return;
         };
         let fits = if self.round.standing.is_known(offer) { Validity::Valid } else { self.fits(&proposal.body) };
-        match (self.validity(&proposal.body), fits) {
+        match (self.validity(digest, &proposal.body), fits) {
             (Validity::Valid, Validity::Valid) if free => self.cast(VoteKind::Prevote, view, Some(digest)),
             (Validity::Pending, Validity::Pending | Validity::Valid) | (Validity::Valid, Validity::Pending) => {}
             _ => self.cast(VoteKind::Prevote, view, None),
@@ -325,10 +324,10 @@ impl Swarm {
 
     fn precommit(&mut self) {
         let VoteState { view, phase, .. } = self.round.standing;
-        let proposal = self.leader(view).and_then(|leader| self.pool.proposal(leader, view)).cloned();
-        if let Some(proposal) = proposal.filter(|_| phase != Phase::Propose) {
-            let digest = proposal.body.digest();
-            if self.prevoted(view, Some(digest)) && self.validity(&proposal.body) == Validity::Valid {
+        let proposal = self.leader(view).and_then(|leader| self.pool.proposal(leader, view));
+        let prevoted = proposal.filter(|(digest, _)| phase != Phase::Propose && self.prevoted(view, Some(*digest)));
+        if let Some((digest, proposal)) = prevoted.map(|(digest, proposal)| (digest, proposal.clone())) {
+            if self.validity(digest, &proposal.body) == Validity::Valid {
                 self.round.proposals.entry(digest).or_insert_with(|| Box::new(proposal));
                 if self.round.standing.quorum_prevoted(Some(digest)) {
                     self.keep_locked(digest);

@@ -64,8 +64,7 @@ impl Swarm {
         if spoke || self.now.since(since) < wait_ms {
             return;
         }
-        let times = self.pool.commit_times();
-        let in_time = |id: &Digest| times.get(id).is_some_and(|at| self.before_reveals(*at));
+        let in_time = |id: &Digest| self.pool.commit_time(id).is_some_and(|at| self.before_reveals(at));
         let commits: Vec<Digest> = self.pool.commit_ids().into_iter().filter(in_time).collect();
         if !commits.is_empty() {
             self.say(Message::CommitList(CommitList { view, commits }));
@@ -110,14 +109,17 @@ impl Swarm {
         if self.round.closing_since.is_none() {
             return;
         }
-        let times = self.pool.commit_times();
+        let lists = self.pool.lists();
+        if lists.is_empty() {
+            return;
+        }
         let vouched = self.vouched_lists();
         let (mut found, mut best) = (Vec::new(), None);
-        for listed in self.pool.lists() {
+        for listed in lists {
             let view = listed.list.view;
             let by_others = vouched.contains(&listed.id);
             let known = self.round.counting.contains(&view);
-            if !known && (!self.is_whole(listed.list) || !(by_others || self.counts(&listed, &times))) {
+            if !known && (!self.is_whole(listed.list) || !(by_others || self.counts(&listed))) {
                 continue;
             }
             found.push(view);
@@ -135,7 +137,8 @@ impl Swarm {
             self.round.listed_at = Some(self.now);
             if let Some(started) = self.round.started {
                 // What came before this peer began tells nothing of how long it takes.
-                let came = |id: &Digest| times.get(id).filter(|at| **at > started).map(|at| at.since(started));
+                let time = |id: &Digest| self.pool.commit_time(id).filter(|at| *at > started);
+                let came = |id: &Digest| time(id).map(|at| at.since(started));
                 let commits =
                     self.pool.commits().filter_map(|(envelope, commit)| Some((came(&envelope.id())?, commit.steps)));
                 self.pace.gathered(commits, self.chain.manifest().recipe.local_steps);
@@ -163,7 +166,7 @@ impl Swarm {
         authors.is_some_and(|authors| !authors.is_empty() && authors.is_sorted_by(|a, b| a < b))
     }
 
-    fn counts(&self, listed: &Listed<'_>, times: &BTreeMap<Digest, Millis>) -> bool {
+    fn counts(&self, listed: &Listed<'_>) -> bool {
         let Listed { list, came, .. } = *listed;
         let Some(closing) = self.round.closing_since else { return false };
         if self.is_lenient() {
@@ -173,11 +176,11 @@ impl Swarm {
         let spread_ms = self.view_ms();
         let in_turn = self.now.since(closing) >= self.turn_ms(list.view);
         let early = !self.round.vouched && came + spread_ms < closing;
-        let came_late = |id: &Digest| times.get(id).is_none_or(|at| !self.before_reveals(*at));
+        let came_late = |id: &Digest| self.pool.commit_time(id).is_none_or(|at| !self.before_reveals(at));
         let late = !self.before_reveals(came) && list.commits.iter().any(came_late);
-        let omitted = |(id, at): (&Digest, &Millis)| {
-            self.before_reveals(*at) && *at + spread_ms < came && !list.commits.contains(id)
+        let omitted = |(id, at): (&Digest, Millis)| {
+            self.before_reveals(at) && at + spread_ms < came && !list.commits.contains(id)
         };
-        in_turn && !early && !late && !times.iter().any(omitted)
+        in_turn && !early && !late && !self.pool.commit_times().any(omitted)
     }
 }

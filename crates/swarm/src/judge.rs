@@ -134,10 +134,9 @@ impl Swarm {
 
     fn measure(&mut self, subjects: Vec<Subject>) {
         let Some((_, model)) = self.model.clone().filter(|_| self.has_head_model()) else { return };
-        let times = self.pool.commit_times();
         let came = |(envelope, commit): (&Envelope, &Commit)| {
             let formed = self.is_well_formed(commit) == Some(true);
-            formed.then(|| (times.get(&envelope.id()).copied(), envelope.from, commit.update))
+            formed.then(|| (self.pool.commit_time(&envelope.id()), envelope.from, commit.update))
         };
         let mut commits: Vec<_> = self.pool.commits().filter_map(came).collect();
         commits.sort_unstable();

@@ -20,6 +20,8 @@ const BUDGET_TENTHS: u64 = 9;
 pub(crate) struct Pace {
     /// For each of the last rounds, what its commits say of the time that all steps take, in milliseconds.
     rounds: VecDeque<Vec<u64>>,
+    /// What these make of a deadline, before bounds: it is asked for with every input.
+    deadline_ms: Option<u64>,
     /// What this peer's last trainings took in milliseconds, and how many steps they did.
     trainings: VecDeque<(u64, u32)>,
     /// Most steps to order, after rounds that did not wait for this peer.
@@ -39,6 +41,7 @@ impl Pace {
         while self.rounds.len() > ROUNDS {
             self.rounds.pop_front();
         }
+        self.deadline_ms = self.unbounded_deadline_ms();
     }
 
     /// Notes a training of this peer that ended in time.
@@ -58,10 +61,14 @@ impl Pace {
     /// How long training goes on, for at most `longest_ms`: as long as the median of the last rounds' commits needed for
     /// all steps, and some more that grows with how far apart they were.
     pub fn deadline_ms(&self, longest_ms: u64) -> u64 {
-        let Some(middle) = median(self.rounds.iter().flatten().copied()) else { return longest_ms };
-        let deviation = median(self.rounds.iter().flatten().map(|ms| ms.abs_diff(middle))).unwrap_or(0);
+        self.deadline_ms.map_or(longest_ms, |deadline_ms| deadline_ms.clamp(longest_ms / 4, longest_ms))
+    }
+
+    fn unbounded_deadline_ms(&self) -> Option<u64> {
+        let middle = median(self.rounds.iter().flatten().copied())?;
+        let deviation = median(self.rounds.iter().flatten().map(|ms| ms.abs_diff(middle)))?;
         let spread = middle.saturating_add(deviation.saturating_mul(DEVIATIONS));
-        (middle.saturating_mul(MEDIAN_TENTHS) / 10).max(spread).clamp(longest_ms / 4, longest_ms)
+        Some((middle.saturating_mul(MEDIAN_TENTHS) / 10).max(spread))
     }
 
     /// How many of `all` steps this peer can do in the time that is left, by what its last trainings took.

@@ -308,10 +308,14 @@ impl Pool {
         }
     }
 
+    /// When a commit came.
+    pub fn commit_time(&self, id: &Digest) -> Option<Millis> {
+        self.entries.get(&(*self.authors.get(id)?, Slot::Commit)).map(|entry| entry.at)
+    }
+
     /// Ids of the commits with the times at which they came.
-    pub fn commit_times(&self) -> BTreeMap<Digest, Millis> {
-        let at = |peer: &PeerId| self.entries.get(&(*peer, Slot::Commit)).map(|entry| entry.at);
-        self.authors.iter().filter_map(|(id, peer)| Some((*id, at(peer)?))).collect()
+    pub fn commit_times(&self) -> impl Iterator<Item = (&Digest, Millis)> {
+        self.authors.keys().filter_map(|id| Some((id, self.commit_time(id)?)))
     }
 
     /// Ids of the commits in peer order, as a list names them.
@@ -356,9 +360,11 @@ impl Pool {
         })
     }
 
-    pub fn proposal(&self, peer: PeerId, view: View) -> Option<&Proposal> {
-        match self.entries.get(&(peer, Slot::Proposal(view))).map(|entry| &entry.said.message) {
-            Some(Message::Proposal(proposal)) => Some(proposal),
+    /// A proposal, and the digest of its body.
+    pub fn proposal(&self, peer: PeerId, view: View) -> Option<(Digest, &Proposal)> {
+        let entry = self.entries.get(&(peer, Slot::Proposal(view)))?;
+        match (&entry.said.message, entry.body) {
+            (Message::Proposal(proposal), Some((digest, _))) => Some((digest, proposal)),
             _ => None,
         }
     }

@@ -230,7 +230,7 @@ impl Swarm {
                 return;
             }
         }
-        if self.validity(&proposal.body) == Validity::Valid {
+        if self.validity(digest, &proposal.body) == Validity::Valid {
             self.cast(VoteKind::Recovery, view, Some(digest));
         }
     }

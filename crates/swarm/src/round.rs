@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_ledger::{AcceptedUpdate, more_than_two_thirds};
 use shoal_wire::{
-    Digest, Envelope, PeerId,
+    Digest, Envelope, Millis, PeerId,
     record::{Commit, Content, Have, Message, Verdict, seed_hash},
 };
 
@@ -125,9 +125,11 @@ impl Swarm {
         }
         let own = self.pool.commits().find(|(envelope, _)| envelope.from == self.me);
         let Some((id, commit)) = own.map(|(envelope, commit)| (envelope.id(), commit.clone())) else { return };
+        if !self.list().is_some_and(|listed| listed.list.commits.contains(&id)) {
+            return;
+        }
         let seed = self.own_seed();
-        let listed = self.list().is_some_and(|listed| listed.list.commits.contains(&id));
-        if !listed || seed_hash(seed) != commit.seed_hash {
+        if seed_hash(seed) != commit.seed_hash {
             return;
         }
         self.round.revealed = true;
@@ -157,9 +159,9 @@ impl Swarm {
     /// Fetches and checks the listed updates, and says which ones are here.
     pub(crate) fn exchange(&mut self) {
         let ids = self.list().map(|listed| listed.list.commits.clone()).unwrap_or_default();
-        let times = self.pool.commit_times();
-        let mut claims: Vec<_> = ids.iter().filter_map(|id| Some((times.get(id)?, self.pool.commit(*id)?.1))).collect();
-        claims.sort_by_key(|(at, _)| **at);
+        let claim = |id: &Digest| Some((self.pool.commit_time(id)?, self.pool.commit(*id)?.1));
+        let mut claims: Vec<_> = ids.iter().filter_map(claim).collect();
+        claims.sort_by_key(|(at, _)| *at);
         for (_, commit) in claims {
             let sizes = self.round.exchanged.entry(commit.update).or_default();
             if !sizes.contains(&commit.update_bytes) {
@@ -203,19 +205,22 @@ impl Swarm {
     pub(crate) fn verdicts(&self, commits: &[(Envelope, Commit)]) -> Option<Vec<Verdict>> {
         let (_, since) = self.round.exchange_since?;
         let over = self.now.since(since) >= self.exchange_ms();
-        let times = self.pool.commit_times();
-        let came = |(envelope, _): &(Envelope, Commit)| (times.get(&envelope.id()).copied(), envelope.from);
-        let mut verdicts = Vec::with_capacity(commits.len());
-        for named in commits {
-            let (envelope, commit) = named;
+        // Who withholds its seed, or names a wrong size, takes nothing from others that name the same update.
+        let mut first: BTreeMap<Digest, (Option<Millis>, PeerId)> = BTreeMap::new();
+        let mut shown = Vec::with_capacity(commits.len());
+        for (envelope, commit) in commits {
             let revealed = self.is_revealed(envelope.from, commit);
+            let came = (self.pool.commit_time(&envelope.id()), envelope.from);
+            shown.push((commit, revealed, came));
+            if revealed && self.has_its_size(commit) != Some(false) {
+                let earliest = first.entry(commit.update).or_insert(came);
+                *earliest = came.min(*earliest);
+            }
+        }
+        let mut verdicts = Vec::with_capacity(commits.len());
+        for (commit, revealed, came) in shown {
             let checked = self.is_well_formed(commit);
-            // Who withholds its seed, or names a wrong size, takes nothing from others that name the same update.
-            let first = commits
-                .iter()
-                .filter(|(_, other)| other.update == commit.update && self.has_its_size(other) != Some(false))
-                .filter(|(other, commit)| self.is_revealed(other.from, commit))
-                .all(|other| came(named) <= came(other));
+            let first = first.get(&commit.update).is_none_or(|earliest| came <= *earliest);
             let verdict = match (revealed, checked, self.is_spread(commit.update)) {
                 (true, ..) if !first => Verdict::Malformed,
                 (true, Some(true), true) => Verdict::Accepted,

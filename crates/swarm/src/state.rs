@@ -237,7 +237,7 @@ impl Swarm {
     }
 
     pub(crate) fn weight_of(&self, peers: &BTreeSet<PeerId>) -> u64 {
-        self.chain.weights().iter().filter(|(peer, _)| peers.contains(peer)).map(|(_, weight)| weight).sum()
+        peers.iter().filter_map(|peer| self.chain.weights().get(peer)).sum()
     }
 
     pub(crate) fn emit(&mut self, output: Output) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use shoal_wire::{
-    Envelope, PeerId, Round,
+    Digest, Envelope, PeerId, Round,
     frame::{Frame, Status},
     limits::{
         CERTIFICATES_IN_ANSWER_MAX, EARLY_MAX, ENVELOPES_MAX, FRAME_BYTES_MAX, POOL_BYTES_PER_PEER_MAX, ROSTER_MAX,
@@ -62,8 +62,7 @@ impl Swarm {
             self.ask_certificates(from, head.0 + 1);
             return;
         }
-        let theirs = self.certificates.get(&status.head).map(|certificate| certificate.body.digest());
-        let forked = status.head > 0 && theirs.is_some_and(|ours| ours != status.body);
+        let forked = status.head > 0 && self.body_of(status.head).is_some_and(|ours| ours != status.body);
         if forked && due {
             self.ask_certificates(from, self.first_recovery().unwrap_or(status.head));
             return;
@@ -71,6 +70,16 @@ impl Swarm {
         if (status.head, status.body) == head {
             self.ask_for_lost(from, status.envelopes);
         }
+    }
+
+    /// Digest of the body that was certified for a round.
+    fn body_of(&self, round: Round) -> Option<Digest> {
+        if round == self.chain.head().round {
+            return Some(self.chain.head().body);
+        }
+        // The next one names it, which is quicker than to compute it.
+        let next = self.certificates.get(&(round + 1)).map(|certificate| certificate.body.parent);
+        next.or_else(|| Some(self.certificates.get(&round)?.body.digest()))
     }
 
     fn ask_for_lost(&mut self, from: PeerId, envelopes: Vec<u64>) {

@@ -3,6 +3,9 @@
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
+/// Most values are smaller.
+const BYTES_EXPECTED: usize = 256;
+
 /// Why bytes from outside were refused.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum WireError {
@@ -21,9 +24,14 @@ pub enum WireError {
 /// Encodes a value. Values that this crate defines always encode: they hold no maps with unsized keys
 /// and no sequences of unknown length.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    encode_about(value, BYTES_EXPECTED)
+}
+
+/// Encodes a value that is expected to take so many bytes.
+fn encode_about<T: Serialize>(value: &T, bytes: usize) -> Vec<u8> {
     // The only failures postcard reports when it writes to a growing vector are sequences without a
     // length, which no type here has.
-    postcard::to_allocvec(value).unwrap_or_default()
+    postcard::to_extend(value, Vec::with_capacity(bytes)).unwrap_or_default()
 }
 
 /// Decodes a value from all of `bytes`; refuses trailing bytes and non-minimal encodings, so that a record
@@ -33,5 +41,5 @@ pub fn decode<T: Serialize + DeserializeOwned>(what: &'static str, bytes: &[u8],
         return Err(WireError::TooLarge { what, size: bytes.len(), limit });
     }
     let value = postcard::from_bytes(bytes).map_err(|_| WireError::Malformed { what })?;
-    if encode(&value) == bytes { Ok(value) } else { Err(WireError::NotCanonical { what }) }
+    if encode_about(&value, bytes.len()) == bytes { Ok(value) } else { Err(WireError::NotCanonical { what }) }
 }

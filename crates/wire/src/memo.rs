@@ -20,18 +20,31 @@ pub(crate) fn once<E>(
     signature: &Signature,
     check: impl FnOnce() -> Result<(), E>,
 ) -> Result<(), E> {
-    let name = Digest::of(&[&peer.0[..], &message.0, &signature.0].concat());
+    let name = name(peer, message, signature);
     if GOOD.with_borrow(|good| good.contains(&name)) {
         return Ok(());
     }
     check()?;
+    remember(name);
+    Ok(())
+}
+
+/// What a key of this process signed holds; nobody needs to compute that.
+pub(crate) fn made(peer: PeerId, message: Digest, signature: &Signature) {
+    remember(name(peer, message, signature));
+}
+
+fn name(peer: PeerId, message: Digest, signature: &Signature) -> Digest {
+    Digest::of(&[&peer.0[..], &message.0, &signature.0].concat())
+}
+
+fn remember(name: Digest) {
     GOOD.with_borrow_mut(|good| {
         if good.len() >= GOOD_MAX {
             good.clear();
         }
         good.insert(name);
     });
-    Ok(())
 }
 
 #[cfg(test)]

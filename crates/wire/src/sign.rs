@@ -112,7 +112,10 @@ impl Identity {
 
     pub fn sign(&self, domain: Domain, payload: &[u8]) -> Signature {
         let digest = Digest::in_domain(domain.label(), payload);
-        Signature(self.key.sign(&digest.0).to_bytes())
+        let signature = Signature(self.key.sign(&digest.0).to_bytes());
+        #[cfg(feature = "memo")]
+        crate::memo::made(self.peer(), digest, &signature);
+        signature
     }
 
     /// Encodes and signs a value.
