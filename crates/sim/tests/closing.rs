@@ -39,7 +39,7 @@ fn spread(world: &mut World, said: &Envelope) {
 }
 
 fn leaders(world: &World) -> Vec<PeerId> {
-    world.swarm(world.anchor()).unwrap().chain().leaders()
+    world.swarm(world.anchor()).unwrap().chain().leaders().to_vec()
 }
 
 fn valid(world: &World, peer: PeerId) -> u32 {

@@ -326,17 +326,17 @@ impl Swarm {
         let VoteState { view, phase, .. } = self.round.standing;
         let proposal = self.leader(view).and_then(|leader| self.pool.proposal(leader, view));
         let prevoted = proposal.filter(|(digest, _)| phase != Phase::Propose && self.prevoted(view, Some(*digest)));
-        if let Some((digest, proposal)) = prevoted.map(|(digest, proposal)| (digest, proposal.clone())) {
-            if self.validity(digest, &proposal.body) == Validity::Valid {
-                self.round.proposals.entry(digest).or_insert_with(|| Box::new(proposal));
-                if self.round.standing.quorum_prevoted(Some(digest)) {
-                    self.keep_locked(digest);
-                    self.cast(VoteKind::Precommit, view, Some(digest));
-                }
-                let VoteState { lock, valid, .. } = &self.round.standing;
-                let named: Vec<Digest> = lock.iter().chain(valid).map(|(_, body)| *body).collect();
-                self.round.proposals.retain(|body, _| named.contains(body));
+        if let Some((digest, proposal)) = prevoted.map(|(digest, proposal)| (digest, proposal.clone()))
+            && self.validity(digest, &proposal.body) == Validity::Valid
+        {
+            self.round.proposals.entry(digest).or_insert_with(|| Box::new(proposal));
+            if self.round.standing.quorum_prevoted(Some(digest)) {
+                self.keep_locked(digest);
+                self.cast(VoteKind::Precommit, view, Some(digest));
             }
+            let VoteState { lock, valid, .. } = &self.round.standing;
+            let named: Vec<Digest> = lock.iter().chain(valid).map(|(_, body)| *body).collect();
+            self.round.proposals.retain(|body, _| named.contains(body));
         }
         if self.prevoted(view, None) && self.round.standing.quorum_prevoted(None) {
             self.cast(VoteKind::Precommit, view, None);
