@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use shoal_swarm::{Bytes, Job, JobId, Outcome, Phase, RosterEntry, Snapshot};
-use shoal_wire::{Digest, PeerId, Round, judging::Score};
+use shoal_wire::{Digest, PeerId, Round, judging::Score, share::Share};
 
 use crate::blob::Blob;
 
@@ -211,7 +211,7 @@ pub enum ToCompute {
         randomness: Digest,
         steps: u32,
         learning_rate_1024: u32,
-        settled: Option<bool>,
+        settled: Option<Share>,
     },
     Check {
         job: JobId,
@@ -222,6 +222,7 @@ pub enum ToCompute {
         model: Blob,
         updates: Vec<(u16, Blob)>,
         history: Vec<Vec<u64>>,
+        share: Share,
     },
     Judge(JudgeJob),
     Stop {
@@ -274,11 +275,12 @@ impl ToCompute {
                 settled: *settled,
             },
             Job::Check { update } => Self::Check { job, update: blob(update) },
-            Job::Aggregate { model, updates, history } => Self::Aggregate {
+            Job::Aggregate { model, updates, history, share } => Self::Aggregate {
                 job,
                 model: blob(model),
                 updates: updates.iter().map(|(weight, update)| (*weight, blob(update))).collect(),
                 history: history.clone(),
+                share: *share,
             },
             Job::Judge { model, randomness, subjects, own, round_updates, .. } => Self::Judge(JudgeJob {
                 job,

@@ -10,6 +10,7 @@ use shoal_learn::{
 use shoal_wire::{
     Digest,
     manifest::{Codec, ModelSpec, Outer, RopeScaling},
+    share::Share,
 };
 
 pub const MODEL: ModelSpec = ModelSpec {
@@ -44,7 +45,14 @@ pub fn updates(data: &[u8]) {
         assert_eq!(values.len(), LAYOUT.len());
         let outer = Outer { codec, alpha_1024: 1024, feedback_1024: 1024 };
         let theta = vec![0.5; LAYOUT.len()];
-        let merged = outer::aggregate(&LAYOUT, &outer, &theta, &[(weight, bytes), (4095, bytes)], &[]);
+        let merged = outer::aggregate(
+            &LAYOUT,
+            &outer,
+            &theta,
+            &[(weight, bytes), (4095, bytes)],
+            &[],
+            Share { taken: u32::from(weight), promised: 4095 },
+        );
         let (next, norms) = merged.expect("a well-formed update can be merged");
         assert!(next.iter().all(|value| value.is_finite()));
         assert_eq!(norms.len(), LAYOUT.tensors.len());

@@ -12,7 +12,7 @@ use shoal_wire::{
 
 use crate::{
     ring::{self, ME, RING},
-    script::Draw,
+    script::Choices,
 };
 
 /// A frame that decodes has this encoding and no other, whatever pieces it comes in.
@@ -23,7 +23,7 @@ pub fn frames(data: &[u8]) {
     let mut joiner = Joiner::default();
     let joined: Vec<Vec<u8>> = pieces(data).filter_map(|piece| joiner.push(&piece).expect("pieces as cut")).collect();
     assert_eq!(joined, [data]);
-    let mut draw = Draw::new(data);
+    let mut draw = Choices::new(data);
     let mut joiner = Joiner::default();
     while let Some(piece) = draw.slice() {
         if let Ok(Some(frame)) = joiner.push(piece) {
@@ -88,7 +88,7 @@ pub fn signals(data: &[u8]) {
     mesh.handle(now, MeshInput::Tick);
     drain(&mut mesh);
     mesh.handle(now, MeshInput::RelayOpen);
-    let mut draw = Draw::new(data);
+    let mut draw = Choices::new(data);
     while let Some(kind) = draw.byte() {
         now = now + u64::from(kind / 4) * 100;
         let by = draw.below(ME);

@@ -9,7 +9,7 @@ use shoal_swarm::{
     Bytes, Command, Config, Event, Input, Job, JobId, Outcome, Output, Persisted, Record, RecordId, Restored, Swarm,
 };
 use shoal_wire::{
-    Digest, Envelope, Millis, PeerId, Round, View,
+    Digest, Envelope, Millis, PeerId, Round, SessionId, View,
     charter::{Amendment, Ballot, Change},
     codec,
     frame::{Frame, Status},
@@ -23,7 +23,7 @@ use shoal_wire::{
 
 use crate::{
     ring::{ME, RING, body_after, certificate, empty_content},
-    script::Draw,
+    script::Choices,
 };
 
 /// What can happen, by the byte that says so; see `World::happen`.
@@ -89,7 +89,7 @@ const UPDATE_BYTES: usize = 64;
 /// Runs a script, and returns the last round that the peer under test holds.
 pub fn operations(data: &[u8]) -> Round {
     let mut world = World::new();
-    let mut draw = Draw::new(data);
+    let mut draw = Choices::new(data);
     for _ in 0..OPS_MAX {
         let Some(op) = draw.byte() else { break };
         world.happen(OPS[usize::from(op) % OPS.len()], &mut draw);
@@ -152,7 +152,7 @@ impl World {
         self.swarm.chain().head().round + 1
     }
 
-    fn happen(&mut self, op: Op, draw: &mut Draw<'_>) {
+    fn happen(&mut self, op: Op, draw: &mut Choices<'_>) {
         match op {
             Op::Tick => {
                 self.now = self.now + u64::from(draw.byte().unwrap_or_default()) * 16;
@@ -233,7 +233,7 @@ impl World {
         }
     }
 
-    fn amendment(&self, draw: &mut Draw<'_>) -> Amendment {
+    fn amendment(&self, draw: &mut Choices<'_>) -> Amendment {
         let closes = self.round() + draw.below(64) as u64;
         let change = match draw.below(3) {
             0 => Change::ScaleLearningRate(512),
@@ -250,7 +250,7 @@ impl World {
         Command::Ballot(Ballot { amendment: amendment.unwrap_or_default(), approve })
     }
 
-    fn vote(&mut self, draw: &mut Draw<'_>) {
+    fn vote(&mut self, draw: &mut Choices<'_>) {
         let ((by, _), kind, view, at) = (other(draw), draw.below(3), draw.below(4) as View, draw.below(8));
         let kind = [VoteKind::Prevote, VoteKind::Precommit, VoteKind::Recovery][kind];
         // The newest body first; 7 is nil.
@@ -260,7 +260,7 @@ impl World {
     }
 
     /// The leader of a view proposes what it should, or a body that was there before.
-    fn propose(&mut self, draw: &mut Draw<'_>) {
+    fn propose(&mut self, draw: &mut Choices<'_>) {
         let (view, at, valid_view) = (draw.below(4) as View, draw.below(8), draw.below(4) as View);
         let Some(by) = self.leader(view) else { return };
         let body = match at {
@@ -293,7 +293,7 @@ impl World {
         self.say(0, self.round(), Message::Proposal(Box::new(proposal)));
     }
 
-    fn commit(&mut self, draw: &mut Draw<'_>) {
+    fn commit(&mut self, draw: &mut Choices<'_>) {
         let ((by, _), copies) = (other(draw), draw.below(4) == 3);
         let bytes: Bytes = Digest::of(&[by as u8, self.round() as u8]).0.repeat(UPDATE_BYTES / 32).into();
         let copied = self.commits().first().map(|(_, commit)| commit.update).filter(|_| copies);
@@ -397,7 +397,7 @@ impl World {
         let mut leaves = BTreeMap::new();
         for (envelope, said) in self.said.iter().filter(|(_, said)| said.round == self.round()) {
             match said.message {
-                Message::Join(_) if chain.check_join(said.round, envelope.from).is_ok() => {
+                Message::Join(_) if chain.check_join(said.round, said.session, envelope.from).is_ok() => {
                     joins.insert(envelope.from, envelope.clone());
                 }
                 Message::Leave if chain.member(envelope.from).is_some() => {
@@ -573,6 +573,7 @@ fn start(disk: &Disk, now: Millis) -> Swarm {
     let config = Config {
         manifest: RING.manifest.clone(),
         identity: RING.identities[ME].clone(),
+        session: SessionId(RING.identities[ME].peer().0),
         join: Join { durable: true, trains: true },
         archive: false,
     };
@@ -582,7 +583,7 @@ fn start(disk: &Disk, now: Millis) -> Swarm {
 }
 
 /// One of the three others.
-fn other(draw: &mut Draw<'_>) -> (usize, PeerId) {
+fn other(draw: &mut Choices<'_>) -> (usize, PeerId) {
     let by = draw.below(ME);
     (by, RING.identities[by].peer())
 }

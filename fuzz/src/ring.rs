@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use shoal_ledger::Chain;
 use shoal_sim::toy_manifest;
 use shoal_wire::{
-    Envelope, Identity, Manifest, Round,
+    Envelope, Identity, Manifest, Round, SessionId,
     record::{Body, Certificate, Content, Join, Message, Said, Vote, VoteKind},
 };
 
@@ -31,7 +31,7 @@ impl Ring {
         let mut chain = Chain::new(manifest.clone());
         let join = |identity: &Identity| {
             let message = Message::Join(Join { durable: true, trains: true });
-            Said { run: chain.run(), round: 1, message }.seal(identity)
+            Said { run: chain.run(), round: 1, session: SessionId(identity.peer().0), message }.seal(identity)
         };
         let joins = identities[1..].iter().map(join).collect();
         let body = body_after(&chain, empty_content(&chain), 0, joins, Vec::new()).expect("joins that hold");
@@ -42,8 +42,14 @@ impl Ring {
 
     /// Something that a member says about a round.
     pub fn said(&self, by: usize, round: Round, message: Message) -> Envelope {
-        Said { run: self.chain.run(), round, message }.seal(&self.identities[by])
+        let identity = &self.identities[by];
+        Said { run: self.chain.run(), round, session: session(&self.chain, identity), message }.seal(identity)
     }
+}
+
+/// The session that the roster has, or the first one that somebody opens.
+fn session(chain: &Chain, identity: &Identity) -> SessionId {
+    chain.member(identity.peer()).map_or(SessionId(identity.peer().0), |member| member.session)
 }
 
 /// The content of a round in which nobody committed.
@@ -91,7 +97,8 @@ pub fn certificate(chain: &Chain, body: &Body, view: u32, signers: &[Identity]) 
     let kind = if body.recovery.is_some() { VoteKind::Recovery } else { VoteKind::Precommit };
     let vote = Vote { parent: body.parent, view, kind, body: Some(body.digest()) };
     let sign = |identity: &Identity| {
-        let said = Said { run: chain.run(), round: body.round, message: Message::Vote(vote) };
+        let message = Message::Vote(vote);
+        let said = Said { run: chain.run(), round: body.round, session: session(chain, identity), message };
         (identity.peer(), said.seal(identity).signature)
     };
     let mut signatures: Vec<_> = signers.iter().map(sign).collect();

@@ -1,11 +1,11 @@
 //! Bytes read as a script: which of several things happens next, to whom, with what.
 
 /// Reads from the front; at the end everything is zero or nothing.
-pub struct Draw<'a> {
+pub struct Choices<'a> {
     rest: &'a [u8],
 }
 
-impl<'a> Draw<'a> {
+impl<'a> Choices<'a> {
     pub fn new(rest: &'a [u8]) -> Self {
         Self { rest }
     }
@@ -31,7 +31,7 @@ impl<'a> Draw<'a> {
     }
 }
 
-/// Writes what [`Draw::slice`] reads.
+/// Writes what [`Choices::slice`] reads.
 pub fn slice(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend((bytes.len() as u16).to_le_bytes());
     out.extend(bytes);

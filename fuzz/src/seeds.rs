@@ -2,7 +2,7 @@
 
 use shoal_learn::{folder::config_json, folder::weights_bytes, outer::Residual};
 use shoal_wire::{
-    Digest, PeerId,
+    Digest, PeerId, SessionId,
     charter::{Amendment, Ballot, Change},
     codec,
     frame::{Frame, Status, pieces},
@@ -115,7 +115,10 @@ fn frames() -> Named {
 
 fn envelopes() -> Named {
     let said = |(name, message): (&str, Message)| {
-        (name.to_owned(), codec::encode(&Said { run: RING.chain.run(), round: 2, message }))
+        (
+            name.to_owned(),
+            codec::encode(&Said { run: RING.chain.run(), round: 2, session: SessionId([12; 32]), message }),
+        )
     };
     let mut all: Named = messages().into_iter().map(said).collect();
     all.push(("manifest".to_owned(), codec::encode(&RING.manifest)));

@@ -127,7 +127,7 @@ impl Plan {
         source.chunks =
             chunks.iter().map(|chunk| Chunk { digest: Digest::of(chunk), bytes: chunk.len() as u32 }).collect();
         let manifest = Manifest {
-            version: 1,
+            version: shoal_wire::manifest::VERSION,
             name: demo.name.clone().unwrap_or_else(|| format!("Demo: {}", source.name)),
             description: format!("A {preset} model that learns to write like its text, one byte at a time."),
             host: "the host of this relay".to_owned(),

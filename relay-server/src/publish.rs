@@ -6,11 +6,9 @@ use shoal_learn::{Layout, layout::LayoutError};
 use shoal_wire::{
     Digest, Manifest,
     limits::{self, DESCRIPTION_BYTES_MAX, DURATION_MS_MAX, NAME_BYTES_MAX, RECOVERY_WINDOW_ROUNDS_MAX, SOURCES_MAX},
-    manifest::{Optimizer, OptimizerError},
+    manifest::{Optimizer, OptimizerError, VERSION},
 };
 use thiserror::Error;
-
-const VERSION: u16 = 1;
 
 #[derive(Debug, Error, PartialEq)]
 pub enum Unfit {

@@ -5,7 +5,7 @@ mod http;
 mod programs;
 
 pub use http::get;
-pub use programs::{Program, Relay, Verdict, shoal, shoal_text, until};
+pub use programs::{Program, Relay, Verification, shoal, shoal_text, until};
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};

@@ -126,7 +126,7 @@ pub fn shoal_text(arguments: &[&str]) -> Result<String> {
 
 /// What `shoal verify` said.
 #[derive(Debug)]
-pub struct Verdict {
+pub struct Verification {
     pub holds: bool,
     pub status: Option<i32>,
     pub text: String,
@@ -214,12 +214,12 @@ impl Relay {
     }
 
     /// Replays the run from genesis.
-    pub fn verify(&self) -> Result<Verdict> {
+    pub fn verify(&self) -> Result<Verification> {
         self.verify_at(self.address, &[])
     }
 
     /// Replays the run as it is shown at an address.
-    pub fn verify_at(&self, address: SocketAddr, more: &[&str]) -> Result<Verdict> {
+    pub fn verify_at(&self, address: SocketAddr, more: &[&str]) -> Result<Verification> {
         let output = Command::new(program("shoal")?)
             .args(["verify", &format!("http://{address}"), "--run", &self.run])
             .args(more)
@@ -227,6 +227,6 @@ impl Relay {
             .output()
             .context("starting shoal verify")?;
         let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).join("\n");
-        Ok(Verdict { holds: output.status.success(), status: output.status.code(), text })
+        Ok(Verification { holds: output.status.success(), status: output.status.code(), text })
     }
 }

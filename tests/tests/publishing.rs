@@ -38,6 +38,7 @@ fn the_ledger_says_the_same(url: &str, folder: &Path, run: &str, peer: &str, lin
         assert!(signatures.as_u64() > certificates.as_u64(), "{summary}");
         let table = shoal_text(&["ledger", source, "--run", run, "--peer", &peer[..12]]).unwrap();
         assert!(table.contains(&peer[..8]) && table.contains("100.0 %"), "{table}");
+        assert!(table.contains("rating") && table.contains(" of 10 audits"), "{table}");
     }
     let refused = shoal(&["ledger", url, "--run", run, "--peer", "zz"]).unwrap_err().to_string();
     assert!(refused.contains("no peer whose id begins with"), "{refused}");

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use shoal_ledger::Chain;
 use shoal_store::FileStore;
-use shoal_tests::{Relay, Verdict, copy_folder};
+use shoal_tests::{Relay, Verification, copy_folder};
 use shoal_wire::{Digest, Manifest, RunId, record::Certificate, record::Commit, record::Message, record::Said};
 
 const ROUNDS: u64 = 4;
@@ -22,7 +22,7 @@ fn offsets(bytes: usize) -> Vec<usize> {
 }
 
 /// What the verifier says with one bit of a file changed; the file is mended afterwards.
-fn with_flip(relay: &Relay, file: &Path, offset: usize) -> Verdict {
+fn with_flip(relay: &Relay, file: &Path, offset: usize) -> Verification {
     let sound = fs::read(file).unwrap();
     let mut bytes = sound.clone();
     bytes[offset] ^= 1 << (offset % 8);
@@ -32,7 +32,7 @@ fn with_flip(relay: &Relay, file: &Path, offset: usize) -> Verdict {
     verdict
 }
 
-fn names(verdict: &Verdict, round: u64) -> bool {
+fn names(verdict: &Verification, round: u64) -> bool {
     let words: Vec<&str> =
         verdict.text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
     words.windows(2).any(|pair| pair[0].eq_ignore_ascii_case("round") && pair[1] == round.to_string())

@@ -7,10 +7,10 @@ use shoal_learn::{
     Engine,
     data::Corpus,
     outer,
-    trainer::{Go, JudgeOrder, StepReport, Subject, TrainError, TrainOrder, TrainOutcome, Trainer},
+    trainer::{Go, JudgeOrder, JudgedUpdate, StepReport, TrainError, TrainOrder, TrainOutcome, Trainer},
 };
 use shoal_swarm::JobId;
-use shoal_wire::{Digest, Manifest, PeerId, Round, codec, judging::Score, limits};
+use shoal_wire::{Digest, Manifest, PeerId, Round, codec, judging::Score, limits, share::Share};
 use web_sys::MessagePort;
 
 use super::{
@@ -69,7 +69,7 @@ struct TrainJob {
     randomness: Digest,
     steps: u32,
     learning_rate_1024: u32,
-    settled: Option<bool>,
+    settled: Option<Share>,
 }
 
 pub async fn run(start: Start, port: MessagePort, inbox: Inbox<Ask>) {
@@ -167,8 +167,8 @@ impl Worker {
                     .is_ok_and(|layout| outer::check(&layout, manifest.recipe.outer.codec, &update.0).is_ok());
                 self.reply(&FromCompute::Checked { job, well_formed });
             }
-            Ask::Peer(ToCompute::Aggregate { job, model, updates, history }) => {
-                self.reply(&match aggregate(manifest, &model, &updates, &history) {
+            Ask::Peer(ToCompute::Aggregate { job, model, updates, history, share }) => {
+                self.reply(&match aggregate(manifest, &model, &updates, &history, share) {
                     Ok((model, norms)) => FromCompute::Aggregated { job, model: Blob(model), norms },
                     Err(reason) => FromCompute::Failed { job, reason },
                 });
@@ -242,7 +242,7 @@ impl Worker {
             subjects: work
                 .subjects
                 .iter()
-                .map(|(author, update, steps)| Subject { author: *author, update: &update.0, steps: *steps })
+                .map(|(author, update, steps)| JudgedUpdate { author: *author, update: &update.0, steps: *steps })
                 .collect(),
             own: work.own.as_ref().map(|own| &own.0[..]),
             round_updates: work.round_updates.iter().map(|(author, update)| (*author, &update.0[..])).collect(),
@@ -425,11 +425,12 @@ fn aggregate(
     model: &Blob,
     updates: &[(u16, Blob)],
     history: &[Vec<u64>],
+    share: Share,
 ) -> Result<(Vec<u8>, Vec<u64>), String> {
     let layout = layout(manifest)?;
     let theta = outer::params_from_bytes(&layout, &model.0).map_err(|error| error.to_string())?;
     let updates: Vec<(u16, &[u8])> = updates.iter().map(|(weight, update)| (*weight, update.0.as_slice())).collect();
-    let (next, norms) = outer::aggregate(&layout, &manifest.recipe.outer, &theta, &updates, history)
+    let (next, norms) = outer::aggregate(&layout, &manifest.recipe.outer, &theta, &updates, history, share)
         .map_err(|error| error.to_string())?;
     Ok((outer::params_to_bytes(&next), norms))
 }

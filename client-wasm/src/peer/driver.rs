@@ -197,6 +197,12 @@ impl Driver {
                 let rolled = self.kept.roll_back(to).await;
                 warn(rolled.map_err(|error| error.to_string()));
             }
+            Event::Replaced { round } => scope::post(&PeerNews::Notice {
+                text: format!(
+                    "This identity was opened somewhere else, which takes part from round {round} on. This tab follows the \
+                     run; pause and resume to take part here again."
+                ),
+            }),
             Event::Trouble(text) => scope::post(&PeerNews::Notice { text }),
             // The status says these.
             // Votes are native peers' for now.

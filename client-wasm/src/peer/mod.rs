@@ -9,7 +9,7 @@ use js_sys::Reflect;
 use serde::Deserialize;
 use shoal_learn::Layout;
 use shoal_swarm::{Config, Swarm, mesh::Mesh};
-use shoal_wire::{Envelope, Identity, Manifest, RunId, codec, limits, record::Join};
+use shoal_wire::{Envelope, Identity, Manifest, RunId, SessionId, codec, limits, record::Join};
 use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
 use wasm_bindgen_futures::spawn_local;
 use web_sys::{MessagePort, RtcDataChannel};
@@ -106,9 +106,11 @@ async fn open(start: Start, compute: MessagePort, inbox: Inbox<News>) -> Result<
     };
     driver::post_to(&compute, &setup);
 
+    let fresh = SessionId(scope::random().map_err(|error| Failure::new("storage", &error))?);
     let config = Config {
         manifest: manifest.clone(),
         identity: identity.clone(),
+        session: kept.session(fresh).await,
         join: Join { durable, trains: true },
         archive: false,
     };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use shoal_store::{Files, Store, StoreError};
 use shoal_swarm::{Persisted, Record, Restored};
-use shoal_wire::{Digest, PeerId, Round, RunId, codec};
+use shoal_wire::{Digest, PeerId, Round, RunId, SessionId, codec};
 
 use crate::files::BrowserFiles;
 
@@ -72,6 +72,11 @@ impl Kept {
             digests.extend(names.iter().filter_map(|name| Digest::from_hex(name)));
         }
         Ok(digests)
+    }
+
+    /// The session of the votes that are kept here. One that cannot be kept is as good until the tab closes.
+    pub async fn session(&self, fresh: SessionId) -> SessionId {
+        self.store.session_or(self.run, self.me, fresh).await.unwrap_or(fresh)
     }
 
     pub async fn forget_chain(&mut self) {

@@ -145,7 +145,7 @@ fn meaning(refusal: Refusal) -> &'static str {
 /// Whether trying again cannot help. Peers that are linked already need no relay.
 fn is_final(refusal: Refusal, linked: bool) -> bool {
     match refusal {
-        // Two processes with one key would vote against each other.
+        // The newer process has taken over, and the two would take turns for ever.
         Refusal::Replaced => true,
         Refusal::UnknownRun | Refusal::BadSignature => !linked,
         Refusal::RoomFull | Refusal::TooFast | Refusal::Malformed => false,
@@ -274,6 +274,13 @@ impl Reporter {
             NodeEvent::Swarm(Event::JoinedRoster { round }) => {
                 (format!("Takes part from round {round} on."), json!({ "event": "joined", "round": round }))
             }
+            NodeEvent::Swarm(Event::Replaced { round }) => (
+                format!(
+                    "Another process with this machine's key takes part from round {round} on; this one only follows. \
+                     Start it again to take part here."
+                ),
+                json!({ "event": "replaced", "round": round }),
+            ),
             NodeEvent::Swarm(Event::RolledBack { to }) => (
                 format!("A provisional recovery was replaced; back to round {to}."),
                 json!({ "event": "rolled_back", "to": to }),

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
-use shoal_ledger::{Chain, Contributor, Motion, Tally};
+use shoal_ledger::{Chain, Contributor, ESTABLISHED_ROUNDS, Motion, Reputation, Tally};
 use shoal_node::verify::{VerifyError, read_chain};
 use shoal_wire::{RunId, charter::Change};
 
 use crate::output::{plain, print_line};
 use crate::relay::{TlsArgs, block_on, parse_run};
-use crate::verify::source;
+use crate::verify::{NoVerdict, source};
 
 const EXAMPLES: &str = "Examples:
   shoal ledger https://relay.example --run 5f0c…e1
@@ -21,7 +21,10 @@ const EXAMPLES: &str = "Examples:
 /// Show who contributed what to a run, and what they decided
 ///
 /// Reads every certificate, checks its signatures and the rules, and recomputes credit and votes; models are not
-/// replayed, which `shoal verify` does. Credit is counted in tokens trained; docs/credit.md says how.
+/// replayed, which `shoal verify` does. Credit is counted in tokens trained, a rating in Elo points above a newcomer's, and
+/// trust in audits that found the work good; docs/credit.md says how. As `shoal verify`, it ends with status 1 and the
+/// first round that does not hold, or with status 3 and why nothing can be said. The last line of --json says the same:
+/// `holds` is true, false, or null.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -46,13 +49,14 @@ pub fn run(args: &Args) -> Result<()> {
         Ok(ledger) if args.json => ledger.print_objects(),
         Ok(ledger) => ledger.print_tables(),
         Err(error) => {
+            // Only a history that does not hold has failed; everything else says nothing about it.
+            let failed = matches!(error.downcast_ref(), Some(VerifyError::Fails(_)));
             if args.json {
-                // Only a history that does not hold has failed; everything else says nothing about it.
-                let failed = matches!(error.downcast_ref(), Some(VerifyError::Fails(_)));
-                let event = if failed { "failed" } else { "unavailable" };
-                print_line(&json!({ "event": event, "run": args.run, "why": format!("{error:#}") }))?;
+                let (event, holds) = if failed { ("failed", Some(false)) } else { ("unavailable", None) };
+                let why = format!("{error:#}");
+                print_line(&json!({ "event": event, "holds": holds, "run": args.run, "why": why }))?;
             }
-            Err(error)
+            Err(if failed { error } else { NoVerdict(error).into() })
         }
     }
 }
@@ -88,7 +92,7 @@ fn read(args: &Args) -> Result<Ledger> {
 impl Ledger {
     fn print_objects(&self) -> Result<()> {
         for contributor in &self.contributors {
-            print_line(&peer_object(contributor)?)?;
+            print_line(&peer_object(contributor, self.chain.reputation(contributor.peer))?)?;
         }
         for motion in &self.motions {
             let mut object = serde_json::to_value(&**motion)?;
@@ -97,10 +101,12 @@ impl Ledger {
         }
         let head = self.chain.head();
         let manifest = self.chain.manifest();
-        print_line(&json!({ "event": "ledger", "run": self.chain.run(), "name": manifest.name, "rounds": head.round,
+        print_line(
+            &json!({ "event": "ledger", "holds": true, "run": self.chain.run(), "name": manifest.name, "rounds": head.round,
             "body": head.body, "model": head.model, "over": self.chain.is_over(), "creditRule": manifest.credit,
             "learningRate1024": self.chain.learning_rate_1024(), "peers": self.chain.credit().len(),
-            "checked": self.tally }))
+            "checked": self.tally }),
+        )
     }
 
     fn print_tables(&self) -> Result<()> {
@@ -114,20 +120,23 @@ impl Ledger {
         let [accepted, refused, late, judged] = ["accepted", "refused", "too late", "judged"];
         writeln!(
             out,
-            "{:10} {accepted:>9} {refused:>8} {late:>9} {judged:>8} {:>16} {:>16} {:>7}",
-            "peer", "tokens", "credit", "share"
+            "{:10} {accepted:>9} {refused:>8} {late:>9} {judged:>8} {:>16} {:>16} {:>7} {:>7}  trust",
+            "peer", "tokens", "credit", "share", "rating"
         )?;
         for Contributor { peer, credit, share } in &self.contributors {
             let (tokens, amount) = (grouped(credit.tokens), grouped(credit.amount));
             let percent = format!("{:.1} %", share * 100.0);
+            let reputation = self.chain.reputation(*peer);
             writeln!(
                 out,
-                "{:10} {:>9} {:>8} {:>9} {:>8} {tokens:>16} {amount:>16} {percent:>7}",
+                "{:10} {:>9} {:>8} {:>9} {:>8} {tokens:>16} {amount:>16} {percent:>7} {:>+7}  {}",
                 peer.short(),
                 credit.rounds,
                 credit.refused,
                 credit.unavailable,
                 credit.judged,
+                reputation.rating,
+                trust(reputation),
             )?;
         }
         if self.contributors.is_empty() {
@@ -149,9 +158,10 @@ impl Ledger {
     }
 }
 
-fn peer_object(contributor: &Contributor) -> Result<Value> {
+fn peer_object(contributor: &Contributor, reputation: Reputation) -> Result<Value> {
     let mut object = serde_json::to_value(contributor)?;
     object["event"] = "peer".into();
+    object["reputation"] = serde_json::to_value(reputation)?;
     Ok(object)
 }
 
@@ -195,6 +205,16 @@ pub fn change(change: &Change) -> String {
     }
 }
 
+/// What its audits come to, in words.
+fn trust(Reputation { valid, trusted, bans, banned_until, .. }: Reputation) -> String {
+    match banned_until {
+        Some(round) => format!("banned until round {round}"),
+        None if trusted => "trusted".to_owned(),
+        None if bans > 0 => format!("back from a ban, {valid} of {ESTABLISHED_ROUNDS} audits"),
+        None => format!("new, {valid} of {ESTABLISHED_ROUNDS} audits"),
+    }
+}
+
 /// With a space between thousands.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -215,6 +235,15 @@ mod tests {
     #[test]
     fn large_numbers_are_read_in_groups_of_three() {
         assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1 000", "1 234 567"]);
+    }
+
+    #[test]
+    fn trust_is_told_in_words() {
+        let new = Reputation { valid: 3, ..Reputation::default() };
+        assert_eq!(trust(new), "new, 3 of 10 audits");
+        assert_eq!(trust(Reputation { valid: 12, trusted: true, ..new }), "trusted");
+        assert_eq!(trust(Reputation { bans: 1, ..new }), "back from a ban, 3 of 10 audits");
+        assert_eq!(trust(Reputation { bans: 1, banned_until: Some(40), ..new }), "banned until round 40");
     }
 
     #[test]

@@ -213,7 +213,7 @@ async fn publish(args: &CreateArgs, client: &RelayClient, token: &str, text: Vec
         chunks.push(Chunk { digest, bytes: part.len() as u32 });
     }
     let manifest = Manifest {
-        version: 1,
+        version: shoal_wire::manifest::VERSION,
         name: args.name.clone(),
         description: args.description.clone(),
         host: args.host.clone(),

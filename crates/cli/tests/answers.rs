@@ -6,6 +6,9 @@ use std::net::TcpListener;
 use std::process::{Command, Output};
 
 use serde_json::Value;
+use shoal_sim::toy_manifest;
+use shoal_store::FileStore;
+use shoal_wire::{Identity, sign::Domain};
 
 const RUN: &str = "0707070707070707070707070707070707070707070707070707070707070707";
 
@@ -43,10 +46,27 @@ fn without_a_history_the_ledger_says_so_and_accuses_nobody() {
     let folder = tempfile::tempdir().unwrap();
     for source in [nowhere(), folder.path().display().to_string()] {
         let output = shoal(&format!("ledger {source} --run {RUN} --json"));
-        assert_eq!(output.status.code(), Some(1), "{source}");
+        assert_eq!(output.status.code(), Some(3), "{source}");
         let answer = answer(&output);
         assert_eq!((&answer["event"], &answer["run"]), (&"unavailable".into(), &RUN.into()), "{source}: {answer}");
+        assert_eq!(answer["holds"], Value::Null);
     }
+}
+
+#[test]
+fn a_ledger_that_does_not_hold_ends_as_verify_does_and_names_the_round() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = FileStore::open(folder.path()).unwrap();
+    let host = Identity::from_secret([1; 32]);
+    let run = store.put_manifest(&host.seal(Domain::Manifest, &toy_manifest(vec![host.peer()]))).unwrap();
+    let certificates = folder.path().join(format!("runs/{run}/certificates"));
+    std::fs::create_dir_all(&certificates).unwrap();
+    std::fs::write(certificates.join("0000000001.cert"), [7; 200]).unwrap();
+    let output = shoal(&format!("ledger {} --run {run} --json", folder.path().display()));
+    assert_eq!(output.status.code(), Some(1));
+    let answer = answer(&output);
+    assert_eq!((&answer["event"], &answer["holds"]), (&"failed".into(), &false.into()), "{answer}");
+    assert!(answer["why"].as_str().unwrap().contains("round 1 does not hold"), "{answer}");
 }
 
 #[test]

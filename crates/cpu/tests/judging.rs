@@ -10,12 +10,13 @@ use shoal_learn::{
     outer::{Residual, aggregate, decode, params_to_bytes},
     presets::Preset,
     stories::stories,
-    trainer::{Go, JudgeOrder, Subject, TrainError, TrainOrder, Trainer, judged_batches},
+    trainer::{Go, JudgeOrder, JudgedUpdate, TrainError, TrainOrder, Trainer, judged_batches},
 };
 use shoal_wire::{
     Digest, PeerId,
     judging::Score,
     manifest::{Charter, Codec, CreditRule, DataSpec, Manifest, Privacy, Tokenizer},
+    share::Share,
 };
 
 const CODECS: [Codec; 2] = [Codec::Dense4, Codec::Topk];
@@ -29,7 +30,7 @@ fn manifest(codec: Codec) -> Manifest {
     let mut recipe = preset.recipe();
     recipe.outer.codec = codec;
     Manifest {
-        version: 1,
+        version: shoal_wire::manifest::VERSION,
         name: "judging".to_owned(),
         description: String::new(),
         host: String::new(),
@@ -85,7 +86,8 @@ impl Round {
         let dense = manifest(Codec::Dense4);
         let theta = genesis(&dense.model, dense.seed).unwrap();
         let (first, update) = trained(&dense, &params_to_bytes(&theta), PeerId([9; 32]));
-        let (theta, _) = aggregate(first.layout(), &dense.recipe.outer, &theta, &[(1, &update)], &[]).unwrap();
+        let (theta, _) =
+            aggregate(first.layout(), &dense.recipe.outer, &theta, &[(1, &update)], &[], Share::WHOLE).unwrap();
         let (manifest, model) = (manifest(codec), params_to_bytes(&theta));
         let (me, own) = trained(&manifest, &model, ME);
         let (_, honest) = trained(&manifest, &model, HONEST);
@@ -106,7 +108,7 @@ impl Round {
         JudgeOrder {
             model: &self.model,
             randomness: RANDOMNESS,
-            subjects: subjects.iter().map(|&(author, update)| Subject { author, update, steps }).collect(),
+            subjects: subjects.iter().map(|&(author, update)| JudgedUpdate { author, update, steps }).collect(),
             own: Some(&self.own),
             round_updates: updates.to_vec(),
         }
@@ -190,7 +192,7 @@ fn what_is_no_update_is_an_error_that_names_its_author() {
 #[test]
 fn whoever_judged_trains_on_as_if_it_had_not() {
     let [mut judged, mut spared] = [Round::new(Codec::Dense4), Round::new(Codec::Dense4)];
-    let subject = Subject { author: HONEST, update: &judged.honest, steps: 20 };
+    let subject = JudgedUpdate { author: HONEST, update: &judged.honest, steps: 20 };
     let order = JudgeOrder {
         model: &judged.model,
         randomness: RANDOMNESS,
@@ -200,7 +202,7 @@ fn whoever_judged_trains_on_as_if_it_had_not() {
     };
     block_on(judged.me.judge(&order, async || Go::On)).unwrap();
     let next = |round: &mut Round| {
-        let (model, randomness, settled) = (&round.model, RANDOMNESS, Some(true));
+        let (model, randomness, settled) = (&round.model, RANDOMNESS, Some(Share::WHOLE));
         let order = TrainOrder { round: 2, model, randomness, peer: ME, steps: 3, learning_rate_1024: 1024, settled };
         block_on(round.me.train(&order, async |_| Go::On)).unwrap()
     };

@@ -11,13 +11,13 @@ use shoal_learn::presets::Preset;
 use shoal_learn::stories::stories;
 use shoal_learn::trainer::{Go, TrainOrder, Trainer};
 use shoal_wire::manifest::{Charter, CreditRule, DataSpec, Manifest, Privacy, Tokenizer};
-use shoal_wire::{Digest, PeerId};
+use shoal_wire::{Digest, PeerId, share::Share};
 
 const HELD_OUT_BYTES: u64 = 20_000;
 
 fn manifest(preset: Preset) -> Manifest {
     Manifest {
-        version: 1,
+        version: shoal_wire::manifest::VERSION,
         name: "rounds".to_owned(),
         description: String::new(),
         host: String::new(),
@@ -53,7 +53,7 @@ fn three_peers_learn_more_than_the_frequencies_of_letters_in_five_rounds() {
             .zip(1..)
             .map(|(peer, number)| {
                 let randomness = Digest::of(&round.to_le_bytes());
-                let settled = (round > 1).then_some(true);
+                let settled = (round > 1).then_some(Share::WHOLE);
                 let order = TrainOrder {
                     round,
                     model: &model,
@@ -68,7 +68,8 @@ fn three_peers_learn_more_than_the_frequencies_of_letters_in_five_rounds() {
             .collect();
         let weighted: Vec<(u16, &[u8])> = updates.iter().map(|update| (1, &update[..])).collect();
         let norms;
-        (theta, norms) = aggregate(peers[0].layout(), &recipe.outer, &theta, &weighted, &history).unwrap();
+        (theta, norms) =
+            aggregate(peers[0].layout(), &recipe.outer, &theta, &weighted, &history, Share::WHOLE).unwrap();
         history.push(norms);
     }
     let loss = block_on(peers[0].held_out_loss(&params_to_bytes(&theta), 4)).unwrap();

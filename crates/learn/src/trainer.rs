@@ -2,6 +2,7 @@
 //! compress the change.
 
 use shoal_wire::manifest::{Manifest, OptimizerError, Recipe};
+use shoal_wire::share::Share;
 use shoal_wire::{Digest, PeerId, Round};
 use thiserror::Error;
 
@@ -40,8 +41,8 @@ pub struct TrainOrder<'a> {
     pub steps: u32,
     /// Learning rates, in 1/1024 of the recipe's.
     pub learning_rate_1024: u32,
-    /// Whether the last update is done with, if that is news; otherwise its content is sent again.
-    pub settled: Option<bool>,
+    /// By which share the last update is done with, if that is news; the rest of its content is sent again.
+    pub settled: Option<Share>,
 }
 
 /// Told after each step.
@@ -150,8 +151,8 @@ impl<E: Engine> Trainer<E> {
         order: &TrainOrder<'_>,
         mut on_step: impl AsyncFnMut(StepReport) -> Go,
     ) -> Result<Option<TrainOutcome>, TrainError> {
-        if let Some(accepted) = order.settled {
-            self.residual.settle(&self.layout, accepted).map_err(TrainError::Update)?;
+        if let Some(done) = order.settled {
+            self.residual.settle(&self.layout, done).map_err(TrainError::Update)?;
         }
         let theta = self.read_model(order.model)?;
         self.drop_unread().await?;
@@ -330,7 +331,7 @@ impl SplitMix64 {
 
 mod judge;
 
-pub use judge::{JudgeOrder, Subject, judged_batches};
+pub use judge::{JudgeOrder, JudgedUpdate, judged_batches};
 
 #[cfg(test)]
 mod tests;

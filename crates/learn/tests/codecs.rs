@@ -6,6 +6,7 @@ mod common;
 use common::{CODECS, body, fixed, gaussian, layout, outer, relative_error, sealed, uniform, update};
 use shoal_learn::{Layout, outer, outer::UpdateError, presets::Preset};
 use shoal_wire::manifest::Codec;
+use shoal_wire::share::Share;
 
 fn bits_a_value(update: &[u8], count: usize) -> f64 {
     update.len() as f64 * 8.0 / count as f64
@@ -133,7 +134,7 @@ fn at_beta_one_nothing_is_lost() {
             for (sum, value) in sent.iter_mut().zip(outer::decode(&layout, codec, &update).unwrap()) {
                 *sum += value;
             }
-            residual.settle(&layout, true).unwrap();
+            residual.settle(&layout, Share::WHOLE).unwrap();
         }
         let kept: Vec<i64> = residual.values().iter().zip(&sent).map(|(rest, sent)| rest + sent).collect();
         assert_eq!(kept, learnt, "{codec:?}");
@@ -147,10 +148,32 @@ fn a_refused_update_goes_back_whole() {
         let delta = gaussian(700, 3, 0.01);
         let mut residual = outer::Residual::new(&layout);
         residual.compress(&outer(codec), &layout, &delta).unwrap();
-        residual.settle(&layout, false).unwrap();
+        residual.settle(&layout, Share::NOTHING).unwrap();
         assert_eq!(residual.values(), delta.iter().map(|value| fixed(*value)).collect::<Vec<_>>());
         let again = outer::Residual::from_bytes(&layout, &residual.to_bytes()).unwrap();
         assert_eq!(again.values(), residual.values());
+    }
+}
+
+#[test]
+fn of_an_update_that_was_left_out_goes_back_what_the_round_did_not_take() {
+    for codec in CODECS {
+        let layout = layout(&[700]);
+        let delta = gaussian(700, 3, 0.01);
+        let mut residual = outer::Residual::new(&layout);
+        let update = residual.compress(&outer(codec), &layout, &delta).unwrap();
+        let rest = residual.values().to_vec();
+        residual.settle(&layout, Share { taken: 3, promised: 4 }).unwrap();
+        for ((value, rest), sent) in
+            residual.values().iter().zip(&rest).zip(outer::decode(&layout, codec, &update).unwrap())
+        {
+            let quarter = (*value - rest) * 4 - sent;
+            assert!(quarter.abs() <= 2, "{quarter} of {sent}");
+        }
+        // It is told once.
+        let settled = residual.clone();
+        residual.settle(&layout, Share::NOTHING).unwrap();
+        assert_eq!(residual, settled);
     }
 }
 

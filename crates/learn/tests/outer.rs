@@ -8,11 +8,12 @@ use common::{CODECS, gaussian, layout, outer, update};
 use shoal_learn::{Layout, outer, outer::UpdateError};
 use shoal_wire::limits::ROSTER_MAX;
 use shoal_wire::manifest::{Codec, Outer};
+use shoal_wire::share::Share;
 
 /// Parameters after these updates at θ = 0, and the median rates.
 fn step(layout: &Layout, updates: &[(u16, &[u8])], history: &[Vec<u64>]) -> (Vec<f32>, Vec<u64>) {
     let theta = vec![0.0; layout.len()];
-    outer::aggregate(layout, &outer(Codec::Dense4), &theta, updates, history).unwrap()
+    outer::aggregate(layout, &outer(Codec::Dense4), &theta, updates, history, Share::WHOLE).unwrap()
 }
 
 /// A dense update of `size` in every one of 64 values, and what it says after rounding.
@@ -98,11 +99,11 @@ fn sums_at_the_limits_do_not_overflow() {
         let largest = outer::decode(&layout, codec, &update).unwrap()[0] as f64 / (1_u64 << 40) as f64;
         assert_eq!(largest, if codec == Codec::Topk { 1189.0 } else { 31.0 * 249.0 } / 1024.0);
         let updates: Vec<(u16, &[u8])> = (0..ROSTER_MAX).map(|_| (4095, update.as_slice())).collect();
-        let (next, _) = outer::aggregate(&layout, &spec, &vec![0.0; 4096], &updates, &[]).unwrap();
+        let (next, _) = outer::aggregate(&layout, &spec, &vec![0.0; 4096], &updates, &[], Share::WHOLE).unwrap();
         assert_eq!(next[0], (-largest * f64::from(u16::MAX) / 1024.0) as f32);
         // The largest rate that a certificate can carry, and the largest norm at the least weight.
         let liar = [(1, update.as_slice()), (4095, update.as_slice()), (4095, update.as_slice())];
-        outer::aggregate(&layout, &spec, &vec![0.0; 4096], &liar, &[vec![u64::MAX]]).unwrap();
+        outer::aggregate(&layout, &spec, &vec![0.0; 4096], &liar, &[vec![u64::MAX]], Share::WHOLE).unwrap();
     }
 }
 
@@ -113,15 +114,35 @@ fn weights_count_and_no_updates_change_nothing() {
     let (next, _) = step(&layout, &[(3, &plus), (1, &minus)], &[vec![u64::MAX]]);
     assert_eq!(next, vec![-size / 2.0; 64]);
     let theta = vec![1.0; 64];
-    let none = outer::aggregate(&layout, &outer(Codec::Dense4), &theta, &[], &[]).unwrap();
+    let none = outer::aggregate(&layout, &outer(Codec::Dense4), &theta, &[], &[], Share::WHOLE).unwrap();
     assert_eq!(none, (theta, vec![]));
+}
+
+#[test]
+fn a_step_shrinks_with_the_root_of_the_share_of_what_was_promised() {
+    let layout = layout(&[64]);
+    let (update, size) = flat(0.5);
+    let with = |taken, promised| {
+        let share = Share { taken, promised };
+        let updates = [(4095, update.as_slice()), (4095, update.as_slice())];
+        outer::aggregate(&layout, &outer(Codec::Dense4), &[0.0; 64], &updates, &[], share).unwrap().0[0]
+    };
+    assert_eq!(with(1, 1), -size);
+    // Nothing was lost, however it is counted: the same bytes.
+    assert_eq!(with(8190, 8190), -size);
+    assert_eq!(with(1, 4), -size / 2.0);
+    assert!((with(8190, 16_380) + size / 2.0_f32.sqrt()).abs() < size / 1e4);
+    // A share that no ledger makes is the nearest that one could.
+    assert_eq!(with(9, 1), -size);
+    assert!(with(0, u32::MAX).is_finite());
 }
 
 #[test]
 fn a_weight_outside_twelve_bits_is_refused() {
     let layout = layout(&[64]);
     let (update, _) = flat(0.5);
-    let with = |weight| outer::aggregate(&layout, &outer(Codec::Dense4), &[0.0; 64], &[(weight, &update)], &[]);
+    let with =
+        |weight| outer::aggregate(&layout, &outer(Codec::Dense4), &[0.0; 64], &[(weight, &update)], &[], Share::WHOLE);
     assert_eq!(with(0), Err(UpdateError::Weight));
     assert_eq!(with(4096), Err(UpdateError::Weight));
     assert!(with(1).is_ok() && with(4095).is_ok());
@@ -132,7 +153,7 @@ fn more_updates_than_a_roster_has_members_are_refused() {
     let layout = layout(&[64]);
     let (update, _) = flat(0.5);
     let many = vec![(1, update.as_slice()); ROSTER_MAX + 1];
-    let merged = outer::aggregate(&layout, &outer(Codec::Dense4), &[0.0; 64], &many, &[]);
+    let merged = outer::aggregate(&layout, &outer(Codec::Dense4), &[0.0; 64], &many, &[], Share::WHOLE);
     assert_eq!(merged, Err(UpdateError::TooMany { got: ROSTER_MAX + 1 }));
 }
 
@@ -143,7 +164,7 @@ fn one_damaged_update_fails_the_whole_step() {
         let good = update(codec, &layout, &gaussian(128, 1, 0.01));
         let mut bad = good.clone();
         bad[9] ^= 1;
-        let merged = outer::aggregate(&layout, &outer(codec), &[0.0; 128], &[(1, &good), (1, &bad)], &[]);
+        let merged = outer::aggregate(&layout, &outer(codec), &[0.0; 128], &[(1, &good), (1, &bad)], &[], Share::WHOLE);
         assert_eq!(merged, Err(UpdateError::Checksum));
     }
 }

@@ -7,6 +7,7 @@ use common::{layout, outer as spec, sealed, update};
 use proptest::prelude::*;
 use shoal_learn::outer;
 use shoal_wire::manifest::{Codec, Outer};
+use shoal_wire::share::Share;
 
 fn codec() -> impl Strategy<Value = Codec> {
     prop_oneof![Just(Codec::Dense4), Just(Codec::Topk)]
@@ -30,7 +31,7 @@ proptest! {
         let spec = spec(codec);
         let mut whole = outer::Residual::new(&layout);
         whole.compress(&spec, &layout, &delta).unwrap();
-        whole.settle(&layout, false).unwrap();
+        whole.settle(&layout, Share::NOTHING).unwrap();
         let mut residual = outer::Residual::new(&layout);
         let update = residual.compress(&spec, &layout, &delta).unwrap();
         outer::check(&layout, codec, &update).unwrap();
@@ -95,7 +96,7 @@ proptest! {
         let theta = vec![0.25; layout.len()];
         let run = |order: [usize; 3]| {
             let updates: Vec<(u16, &[u8])> = order.iter().map(|index| (weights[*index], made[*index].as_slice())).collect();
-            outer::aggregate(&layout, &spec, &theta, &updates, &[]).unwrap()
+            outer::aggregate(&layout, &spec, &theta, &updates, &[], Share::WHOLE).unwrap()
         };
         let (next, norms) = run([0, 1, 2]);
         prop_assert_eq!(&run([2, 0, 1]), &(next.clone(), norms));

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use shoal_learn::Layout;
 use shoal_learn::outer::{self, Bounds, Contribution, Grid, Part, PartialSum, UpdateError, apply, partial_sums, parts};
 use shoal_wire::manifest::Codec;
+use shoal_wire::share::Share;
 
 fn some_layout() -> Layout {
     layout(&[4096 * 2 + 77, 5, 300, 4096, 1])
@@ -71,7 +72,7 @@ proptest! {
         let theta = gaussian(layout.len(), seed + 99, 0.02);
         let weighted: Vec<(u16, &[u8])> = all.iter().map(|one| (one.work, one.update)).collect();
         // The flat step clips to the median of all; groups are given the same bounds.
-        let (flat, rates) = outer::aggregate(&layout, &outer(codec), &theta, &weighted, &[]).unwrap();
+        let (flat, rates) = outer::aggregate(&layout, &outer(codec), &theta, &weighted, &[], Share::WHOLE).unwrap();
         let sums = grouped((&layout, codec), &all, &sizes, Bounds::Given(&rates), &grid, &parts);
         let next: Vec<f32> = parts.iter().zip(&sums)
             .flat_map(|(part, sum)| sum.apply_exactly(part, &grid, &outer(codec), &theta).unwrap())

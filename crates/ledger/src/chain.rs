@@ -6,11 +6,12 @@ use std::{
 };
 
 use shoal_wire::{
-    Digest, Envelope, Manifest, PeerId, Round, RunId, Verified,
+    Digest, Envelope, Manifest, PeerId, Round, RunId, SessionId, Verified,
     limits::ROSTER_MAX,
     record::{
         Body, Certificate, Commit, Join, Member, Message, Said, Verdict, Vote, VoteKind, seed_hash, vote_payload,
     },
+    share::Share,
     sign::{self, Domain},
 };
 
@@ -18,7 +19,11 @@ use crate::{
     LedgerError,
     books::{Books, Page},
     judging::{self, Assessment},
-    roster::{self, Departed, Fate, Leaving, Work, aggregate_weights, leaders, more_than_two_thirds, vote_weights},
+    roster::{
+        self, Departed, ESTABLISHED_ROUNDS, Fate, Leaving, Reputation, Work, leaders, more_than_two_thirds,
+        vote_weights,
+    },
+    taken::{AcceptedUpdate, Taken},
 };
 
 /// Rounds whose median norms bound the next round's updates.
@@ -46,28 +51,27 @@ pub struct Head {
     pub recovery: bool,
 }
 
-/// One update that a round accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AcceptedUpdate {
-    pub peer: PeerId,
-    pub update: Digest,
-    pub bytes: u64,
-    pub weight: u16,
-}
-
-/// What replaying a round takes: start from the model before it, aggregate these updates with these weights and this
-/// history, and arrive at `model`.
+/// What replaying a round takes: start from the model before it, aggregate these updates with these weights, this
+/// share of what was promised and this history, and arrive at `model`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
     pub round: Round,
     pub before: Digest,
     pub accepted: Vec<AcceptedUpdate>,
+    pub share: Share,
     pub history: Vec<Vec<u64>>,
     pub norms: Vec<u64>,
     pub model: Digest,
     pub recovery: bool,
     /// What the round did to its members.
     members: Vec<(Member, Fate)>,
+}
+
+impl Step {
+    /// What its outer step takes.
+    pub fn taken(&self) -> Taken {
+        Taken { accepted: self.accepted.clone(), share: self.share }
+    }
 }
 
 /// The certified history of a run, as far as it was checked.
@@ -134,6 +138,11 @@ impl Chain {
         self.head.roster.iter().find(|member| member.peer == peer)
     }
 
+    /// The member that a session speaks for in the next round.
+    pub fn speaker(&self, peer: PeerId, session: SessionId) -> Option<&Member> {
+        self.member(peer).filter(|member| member.session == session)
+    }
+
     /// Vote weights of the next round, by peer.
     pub fn weights(&self) -> &BTreeMap<PeerId, u64> {
         self.weights.get_or_init(|| {
@@ -166,16 +175,43 @@ impl Chain {
         if trains && fits { Ok(()) } else { Err(LedgerError::Misplaced { what: "commit", peer: from }) }
     }
 
-    /// Checks a join for the next round. Who is banned may ask again once the ban is over.
-    pub fn check_join(&self, said: Round, from: PeerId) -> Result<(), LedgerError> {
+    /// Checks a join for the next round. Of a member it brings another session, unless it was said no later than the join
+    /// that brought the one in the roster: an old join takes nothing back. Who is banned may ask again once the ban is
+    /// over.
+    pub fn check_join(&self, said: Round, session: SessionId, from: PeerId) -> Result<(), LedgerError> {
         let next = self.head.round + 1;
         let fresh = said <= next && said + JOIN_ROUNDS_MAX >= next;
-        let banned = self.head.departed.get(&from).is_some_and(|departed| departed.banned_until > next);
-        if fresh && self.member(from).is_none() && !banned {
+        let may_come = match self.member(from) {
+            Some(member) => session != member.session && said > member.session_round,
+            None => self.banned_until(from).is_none(),
+        };
+        if fresh && session != SessionId::NONE && may_come {
             Ok(())
         } else {
             Err(LedgerError::Misplaced { what: "join", peer: from })
         }
+    }
+
+    /// The first round in which somebody may take part again who is banned in the next one. An anchor keeps its place
+    /// meanwhile, without a vote.
+    pub fn banned_until(&self, peer: PeerId) -> Option<Round> {
+        let until = match self.member(peer) {
+            Some(member) if self.manifest.anchors.contains(&peer) => roster::ban_ends(member.since, &member.standing),
+            Some(_) => return None,
+            None => self.head.departed.get(&peer)?.banned_until,
+        };
+        Some(until).filter(|until| *until > self.head.round + 1)
+    }
+
+    /// What the run holds of somebody; of a newcomer where nothing is remembered.
+    pub fn reputation(&self, peer: PeerId) -> Reputation {
+        let newcomer = Member::new(peer, self.head.round + 1, Join { durable: true, trains: true });
+        let departed = self.head.departed.get(&peer);
+        let known = self.member(peer).copied().or_else(|| roster::joining(newcomer, None, departed));
+        let Member { valid, standing, .. } = known.unwrap_or(newcomer);
+        let trusted = valid >= ESTABLISHED_ROUNDS;
+        let banned_until = self.banned_until(peer);
+        Reputation { rating: standing.rating, valid, trusted, bans: standing.bans, banned_until }
     }
 
     /// Peers that may still be taken into the roster in the next round.
@@ -190,14 +226,18 @@ impl Chain {
         self.roster_from(body, &self.members_after(body, &commits, &found)?)
     }
 
-    /// The roster made of the members that stay and those that join.
+    /// The roster made of the members that stay and those that join, some of them for one that was there.
     fn roster_from(&self, body: &Body, members: &[(Member, Fate)]) -> Result<Vec<Member>, LedgerError> {
-        let mut next: Vec<Member> =
-            members.iter().filter(|(_, fate)| *fate == Fate::Stays).map(|(member, _)| *member).collect();
-        next.extend(self.joiners(body)?);
-        next.sort_unstable_by_key(|member| member.peer);
-        next.dedup_by_key(|member| member.peer);
-        Ok(next)
+        let stay = members.iter().filter(|(_, fate)| *fate == Fate::Stays).map(|(member, _)| (member.peer, *member));
+        let mut next: BTreeMap<PeerId, Member> = stay.collect();
+        for newcomer in self.joiners(body)? {
+            let before = members.iter().find(|(member, _)| member.peer == newcomer.peer);
+            let departed = self.head.departed.get(&newcomer.peer);
+            if let Some(member) = roster::joining(newcomer, before, departed) {
+                next.insert(member.peer, member);
+            }
+        }
+        Ok(next.into_values().collect())
     }
 
     /// What a round does to each of its members.
@@ -225,7 +265,7 @@ impl Chain {
     }
 
     fn open_commits(&self, body: &Body) -> Result<Vec<(PeerId, Commit)>, LedgerError> {
-        let open = |envelope: &Envelope| Ok((envelope.from, open_commit(envelope, self.run)?.1));
+        let open = |envelope: &Envelope| Ok((envelope.from, commit_in(open("commit", envelope, self.run)?)?));
         body.content.commits.iter().map(open).collect()
     }
 
@@ -274,12 +314,13 @@ impl Chain {
         let step = self.check_body(&certificate.body)?;
         let Certificate { body, view, .. } = certificate;
         let vote = Vote { parent: body.parent, view: *view, kind: certificate.kind(), body: Some(body.digest()) };
-        let payload = vote_payload(self.run, certificate.body.round, vote);
         let weights = self.weights();
         ascending("votes", certificate.signatures.iter().map(|(peer, _)| *peer))?;
         let mut signed = 0;
         for (peer, signature) in &certificate.signatures {
             let weight = weights.get(peer).copied().ok_or(LedgerError::Voter(*peer))?;
+            let session = self.member(*peer).map_or(SessionId::NONE, |member| member.session);
+            let payload = vote_payload(self.run, body.round, session, vote);
             sign::verify(*peer, Domain::Swarm, &payload, signature).map_err(|_| LedgerError::Signature(*peer))?;
             signed += weight;
         }
@@ -304,11 +345,6 @@ impl Chain {
     /// between.
     pub fn advance(&mut self, certificate: &Certificate, step: &Step) {
         let body = &certificate.body;
-        let judged = body.content.commits.iter().zip(&body.content.verdicts);
-        let accepted: Vec<Digest> = judged
-            .filter(|(_, verdict)| **verdict == Verdict::Accepted)
-            .filter_map(|(envelope, _)| Some(open_commit(envelope, self.run).ok()?.1.update))
-            .collect();
         let mut history = self.head.history.clone();
         if !body.content.norms.is_empty() {
             history.push_back(body.content.norms.clone());
@@ -317,7 +353,7 @@ impl Chain {
             }
         }
         let mut recent = self.head.recent.clone();
-        recent.push_back(accepted);
+        recent.push_back(step.accepted.iter().map(|update| update.update).collect());
         while recent.len() > HISTORY_ROUNDS {
             recent.pop_front();
         }
@@ -381,29 +417,18 @@ impl Chain {
         true
     }
 
+    /// What the next round's outer step takes of these commits, with one verdict each.
+    pub fn taken(&self, commits: &[(PeerId, Commit)], verdicts: &[Verdict]) -> Taken {
+        Taken::of(&self.manifest, &self.head.roster, commits, verdicts)
+    }
+
     fn step(&self, body: &Body, commits: &[(PeerId, Commit)], members: Vec<(Member, Fate)>) -> Step {
-        let accepted: Vec<&(PeerId, Commit)> = commits
-            .iter()
-            .zip(&body.content.verdicts)
-            .filter(|(_, verdict)| **verdict == Verdict::Accepted)
-            .map(|(commit, _)| commit)
-            .collect();
-        let tokens: Vec<(PeerId, u64)> = accepted.iter().map(|(peer, commit)| (*peer, commit.tokens)).collect();
-        let weights = aggregate_weights(&self.manifest, &self.head.roster, &tokens);
-        let accepted = accepted
-            .iter()
-            .zip(weights)
-            .map(|((peer, commit), weight)| AcceptedUpdate {
-                peer: *peer,
-                update: commit.update,
-                bytes: commit.update_bytes,
-                weight,
-            })
-            .collect();
+        let Taken { accepted, share } = self.taken(commits, &body.content.verdicts);
         Step {
             round: body.round,
             before: self.head.model,
             accepted,
+            share,
             history: self.head.history.iter().cloned().collect(),
             norms: body.content.norms.clone(),
             model: body.content.model,
@@ -417,10 +442,7 @@ impl Chain {
         ascending("commits", content.commits.iter().map(|envelope| envelope.from))?;
         let mut commits = Vec::with_capacity(content.commits.len());
         for envelope in &content.commits {
-            let (round, commit) = open_commit(envelope, self.run)?;
-            if round != body.round {
-                return Err(LedgerError::Misplaced { what: "commit", peer: envelope.from });
-            }
+            let commit = commit_in(self.hear("commit", envelope, body.round)?)?;
             self.check_commit(&commit, envelope.from)?;
             commits.push((envelope.from, commit));
         }
@@ -458,14 +480,39 @@ impl Chain {
         let Some(envelope) = &body.content.list else {
             return if ids.is_empty() { Ok(()) } else { Err(LedgerError::NotListed) };
         };
-        let said = open("list", envelope, self.run)?;
+        let said = self.hear("list", envelope, body.round)?;
         let Message::CommitList(list) = &said.message else {
             return Err(LedgerError::Misplaced { what: "list", peer: said.from() });
         };
-        if said.round != body.round || self.leaders().get(list.view as usize) != Some(&said.from()) {
+        if self.leaders().get(list.view as usize) != Some(&said.from()) {
             return Err(LedgerError::NotLeader);
         }
         if list.commits == ids { Ok(()) } else { Err(LedgerError::NotListed) }
+    }
+
+    /// Opens what a member said about a round, in the session that the roster has.
+    pub(crate) fn hear(
+        &self,
+        what: &'static str,
+        envelope: &Envelope,
+        round: Round,
+    ) -> Result<Verified<Said>, LedgerError> {
+        let said = open(what, envelope, self.run)?;
+        let peer = said.from();
+        if said.round != round || self.member(peer).is_none() {
+            return Err(LedgerError::Misplaced { what, peer });
+        }
+        self.check_session(what, &said)?;
+        Ok(said)
+    }
+
+    /// Of a member, only what the session in the roster says counts.
+    pub(crate) fn check_session(&self, what: &'static str, said: &Verified<Said>) -> Result<(), LedgerError> {
+        let peer = said.from();
+        match self.member(peer) {
+            Some(member) if member.session != said.session => Err(LedgerError::OtherSession { what, peer }),
+            _ => Ok(()),
+        }
     }
 
     fn joiners(&self, body: &Body) -> Result<Vec<Member>, LedgerError> {
@@ -476,9 +523,10 @@ impl Chain {
             let Message::Join(join) = said.message else {
                 return Err(LedgerError::Misplaced { what: "join", peer: said.from() });
             };
-            self.check_join(said.round, said.from())?;
+            self.check_join(said.round, said.session, said.from())?;
+            let (session, session_round) = (said.session, said.round);
             let newcomer = Member::new(said.from(), body.round + 1, join);
-            members.push(roster::joining(newcomer, self.head.departed.get(&said.from())));
+            members.push(Member { session, session_round, ..newcomer });
         }
         Ok(members)
     }
@@ -486,9 +534,8 @@ impl Chain {
     fn leavers(&self, body: &Body) -> Result<Vec<PeerId>, LedgerError> {
         ascending("leaves", body.leaves.iter().map(|envelope| envelope.from))?;
         for envelope in &body.leaves {
-            let said = open("leave", envelope, self.run)?;
-            let fits = said.message == Message::Leave && said.round == body.round;
-            if !fits || self.member(said.from()).is_none() {
+            let said = self.hear("leave", envelope, body.round)?;
+            if said.message != Message::Leave {
                 return Err(LedgerError::Misplaced { what: "leave", peer: said.from() });
             }
         }
@@ -500,10 +547,10 @@ impl Chain {
         let Some(recovery) = &body.recovery else { return Ok(None) };
         ascending("answers", recovery.answers.iter().map(|envelope| envelope.from))?;
         for envelope in &recovery.answers {
-            let said = open("answer", envelope, self.run)?;
+            let said = self.hear("answer", envelope, body.round)?;
             let answers =
                 matches!(&said.message, Message::RecoveryAnswer(answer) if answer.attempt == recovery.attempt);
-            if !answers || said.round != body.round || self.member(said.from()).is_none() {
+            if !answers {
                 return Err(LedgerError::Misplaced { what: "answer", peer: said.from() });
             }
         }
@@ -547,12 +594,10 @@ pub(crate) fn open(what: &'static str, envelope: &Envelope, run: RunId) -> Resul
     Said::open(envelope, run).map_err(|source| LedgerError::Envelope { what, source })
 }
 
-fn open_commit(envelope: &Envelope, run: RunId) -> Result<(Round, Commit), LedgerError> {
-    let said = open("commit", envelope, run)?;
+fn commit_in(said: Verified<Said>) -> Result<Commit, LedgerError> {
     let from = said.from();
-    let said = said.into_inner();
-    match said.message {
-        Message::Commit(commit) => Ok((said.round, commit)),
+    match said.into_inner().message {
+        Message::Commit(commit) => Ok(commit),
         _ => Err(LedgerError::Misplaced { what: "commit", peer: from }),
     }
 }

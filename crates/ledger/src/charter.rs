@@ -14,11 +14,11 @@ use shoal_wire::{
         LEARNING_RATE_1024_MAX, NAME_BYTES_MAX, REASON_BYTES_MAX, TEXT_BYTES_MAX,
     },
     manifest::{Charter, DataSource},
-    record::{Body, Message, Said},
+    record::{Body, Message},
 };
 use thiserror::Error;
 
-use crate::{Chain, Credit, LedgerError};
+use crate::{Chain, Credit, LedgerError, chain::open};
 
 /// The models of the first round and of each round that this divides are kept by native peers for as long as the run, so
 /// a run can be rolled back to them.
@@ -34,6 +34,8 @@ pub enum CharterError {
     Misplaced,
     #[error("only members with credit propose and vote")]
     NoCredit,
+    #[error("who is banned proposes and votes again from round {0} on")]
+    Banned(Round),
     #[error("each member has one open amendment at a time")]
     OneEach,
     #[error("{what} must be between {min} and {max}, and is {found}")]
@@ -256,6 +258,9 @@ impl Chain {
     }
 
     fn check_citizen(&self, peer: PeerId) -> Result<(), CharterError> {
+        if let Some(until) = self.banned_until(peer) {
+            return Err(CharterError::Banned(until));
+        }
         let has_credit = self.credit().get(&peer).is_some_and(|credit| credit.amount > 0);
         if has_credit && self.member(peer).is_some() { Ok(()) } else { Err(CharterError::NoCredit) }
     }
@@ -274,8 +279,9 @@ impl Chain {
         let mut docket = Docket::new(self);
         for envelope in &body.charter {
             let peer = envelope.from;
-            let said = Said::open(envelope, self.run())
-                .map_err(|source| LedgerError::Envelope { what: "amendment or ballot", source })?;
+            let what = "amendment or ballot";
+            let said = open(what, envelope, self.run())?;
+            self.check_session(what, &said)?;
             let admitted = if said.round == body.round {
                 docket.admit(envelope.id(), peer, &said.message)
             } else {

@@ -37,6 +37,8 @@ pub enum LedgerError {
     Over { last: Round },
     #[error("amendment or ballot of {peer}: {source}")]
     Charter { peer: PeerId, source: CharterError },
+    #[error("{what} of {peer}: not by the session that the roster has")]
+    OtherSession { what: &'static str, peer: PeerId },
     #[error("the recovery does not carry on the newest lock")]
     IgnoredLock,
     #[error("the next roster is not the one that follows")]

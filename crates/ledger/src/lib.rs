@@ -12,12 +12,16 @@ pub mod judging;
 mod lineage;
 pub mod log;
 mod roster;
+mod taken;
 mod tally;
 
-pub use chain::{AcceptedUpdate, Chain, HISTORY_ROUNDS, Head, Step};
+pub use chain::{Chain, HISTORY_ROUNDS, Head, Step};
 pub use charter::{CHECKPOINT_ROUNDS, CharterError, Motion, Outcome};
 pub use credit::Credit;
 pub use error::LedgerError;
 pub use lineage::{Accepted, Contributor, Lineage, Source};
-pub use roster::{Departed, aggregate_weights, leaders, more_than_two_thirds, vote_weights};
+pub use roster::{
+    Departed, ESTABLISHED_ROUNDS, Reputation, aggregate_weights, leaders, more_than_two_thirds, vote_weights,
+};
+pub use taken::{AcceptedUpdate, Taken};
 pub use tally::Tally;

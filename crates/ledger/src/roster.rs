@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use serde::Serialize;
 use shoal_wire::{
     Digest, Manifest, PeerId, Round,
     judging::Standing,
@@ -11,7 +12,7 @@ use shoal_wire::{
 use crate::judging::{Assessment, BAN_ROUNDS, Finding, evidence};
 
 /// Consecutive audits that found a peer's work good after which it is established.
-const ESTABLISHED_ROUNDS: u32 = 10;
+pub const ESTABLISHED_ROUNDS: u32 = 10;
 /// Until this many peers are established, the run is young and all weigh the same.
 const ESTABLISHED_PEERS_MIN: usize = 4;
 /// Weight of an established peer's vote.
@@ -154,6 +155,22 @@ pub struct Departed {
     pub banned_until: Round,
 }
 
+/// What a run holds of somebody besides credit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reputation {
+    /// How its updates compare with others': Elo points above a newcomer's.
+    pub rating: i32,
+    /// Consecutive audits that found its work good, less the rounds that it was away.
+    pub valid: u32,
+    /// Whether these are enough for audits to become rare, and its vote to weigh fully.
+    pub trusted: bool,
+    /// How often it was banned.
+    pub bans: u32,
+    /// The first round in which it may take part again, while it is banned.
+    pub banned_until: Option<Round>,
+}
+
 /// What decides over members besides their work.
 pub(crate) struct Leaving<'a> {
     pub round: Round,
@@ -223,12 +240,30 @@ fn after_work(mut member: Member, work: Option<Work>, found: &Assessment) -> Mem
     member
 }
 
-/// A newcomer, or somebody who comes back: trust falls by one for each round away, and evidence stays.
-pub(crate) fn joining(newcomer: Member, departed: Option<&Departed>) -> Member {
-    let Some(departed) = departed else { return newcomer };
-    let away = newcomer.since.saturating_sub(departed.round + 1);
-    let valid = departed.valid.saturating_sub(u32::try_from(away).unwrap_or(u32::MAX));
-    Member { valid, standing: departed.standing, ..newcomer }
+/// What a join makes: of somebody who stays, the same member with another session; else a newcomer, or somebody who comes
+/// back, whose trust falls by one for each round away, and whose evidence stays. None of somebody whom the round banned.
+pub(crate) fn joining(
+    newcomer: Member,
+    before: Option<&(Member, Fate)>,
+    departed: Option<&Departed>,
+) -> Option<Member> {
+    let (valid, standing, away) = match (before, departed) {
+        (Some((_, Fate::Banned)), _) => return None,
+        (Some((member, Fate::Stays)), _) => {
+            let Member { session, session_round, durable, trains, .. } = newcomer;
+            return Some(Member { session, session_round, durable, trains, ..*member });
+        }
+        (Some((member, Fate::Gone)), _) => (member.valid, member.standing, 0),
+        (None, Some(gone)) => (gone.valid, gone.standing, newcomer.since.saturating_sub(gone.round + 1)),
+        (None, None) => return Some(newcomer),
+    };
+    let valid = valid.saturating_sub(u32::try_from(away).unwrap_or(u32::MAX));
+    Some(Member { valid, standing, ..newcomer })
+}
+
+/// The first round after a ban that began in a round, by how often that member was banned; 0 of one that never was.
+pub(crate) fn ban_ends(began: Round, standing: &Standing) -> Round {
+    if standing.bans == 0 { 0 } else { began + BAN_ROUNDS * Round::from(standing.bans) }
 }
 
 /// Notes those who went, and forgets those who are back. Of a newcomer that left no trace nothing is kept; when there
@@ -246,8 +281,7 @@ pub(crate) fn note_departed(
     let departed = Arc::make_mut(departed);
     for (member, fate) in members {
         let Member { peer, valid, standing, .. } = *member;
-        let bans = Round::from(standing.bans);
-        let banned_until = if *fate == Fate::Banned { round + 1 + BAN_ROUNDS * bans } else { 0 };
+        let banned_until = if *fate == Fate::Banned { ban_ends(round + 1, &standing) } else { 0 };
         if *fate != Fate::Stays && (valid > 0 || standing != Standing::default()) {
             departed.insert(peer, Departed { round, valid, standing, banned_until });
         }

@@ -1,11 +1,12 @@
 //! The chain's rules, natively and in Wasm, on certificates that a simulated run made.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use shoal_ledger::{Chain, LedgerError, aggregate_weights, leaders, vote_weights};
+use shoal_ledger::{Chain, LedgerError, Taken, aggregate_weights, leaders, vote_weights};
 use shoal_sim::{Network, World};
 use shoal_wire::{
     Digest, Identity, PeerId, codec,
-    record::{Certificate, Join, Member},
+    record::{Certificate, Commit, Join, Member, Verdict},
+    share::Share,
 };
 
 fn history() -> (World, Vec<Certificate>) {
@@ -116,6 +117,52 @@ fn aggregation_weights_follow_the_tokens_trained() {
     assert_eq!(all([80, 80, 80]), [4095, 4095, 4095]);
     assert_eq!(all([80, 40, 1]), [4095, 2047, 51]);
     assert_eq!(all([800, 80, 80])[0], 4095, "no more than what was assigned");
+}
+
+/// Commits of these members, all of a whole round's work.
+fn commits(roster: &[Member], tokens: u64) -> Vec<(PeerId, Commit)> {
+    let commit = |member: &Member| Commit {
+        parent: Digest::default(),
+        update: Digest::of(&member.peer.0),
+        update_bytes: 100,
+        steps: 1,
+        tokens,
+        loss_first: 2.0,
+        loss_last: 1.0,
+        seed_hash: Digest::default(),
+    };
+    roster.iter().map(|member| (member.peer, commit(member))).collect()
+}
+
+#[test]
+fn a_round_takes_its_share_of_what_was_promised_and_what_was_refused_is_no_promise() {
+    let (world, _) = history();
+    let roster = members(&[0; 6]);
+    let verdicts = [
+        Verdict::Accepted,
+        Verdict::Unavailable,
+        Verdict::Accepted,
+        Verdict::Withheld,
+        Verdict::Malformed,
+        Verdict::Harmful,
+    ];
+    let taken = Taken::of(world.manifest(), &roster, &commits(&roster, 80), &verdicts);
+    assert_eq!(taken.share, Share { taken: 2 * 4095, promised: 3 * 4095 });
+    let authors: Vec<PeerId> = taken.accepted.iter().map(|update| update.peer).collect();
+    assert_eq!(authors, [roster[0].peer, roster[2].peer]);
+    let none = Taken::of(world.manifest(), &roster, &commits(&roster, 80), &[Verdict::Unavailable; 6]);
+    assert_eq!((none.accepted.len(), none.share.taken), (0, 0));
+}
+
+#[test]
+fn newcomers_that_promise_and_do_not_deliver_are_missed_by_a_tenth_at_most() {
+    let (world, _) = history();
+    let roster = members(&[12, 11, 10, 30, 0, 1, 2, 3, 4, 5, 6, 0, 0, 0, 0]);
+    let delivers = |member: &Member| if member.valid >= 10 { Verdict::Accepted } else { Verdict::Unavailable };
+    let verdicts: Vec<Verdict> = roster.iter().map(delivers).collect();
+    let Share { taken, promised } = Taken::of(world.manifest(), &roster, &commits(&roster, 80), &verdicts).share;
+    assert_eq!(taken, 4 * 4095);
+    assert!(promised > taken && (promised - taken) * 10 <= promised, "{taken} of {promised}");
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Amendments and ballots: what counts, what is refused, and what follows from it, on bodies made for it.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod common;
+
+use common::{Work, certify, identities, join, named, nothing, training};
 use shoal_ledger::{Chain, CharterError, LedgerError, Lineage, Motion};
 use shoal_sim::toy_manifest;
 use shoal_wire::{
@@ -8,11 +11,7 @@ use shoal_wire::{
     charter::{Amendment, Ballot, Change},
     limits::{AMENDMENTS_IN_BODY_MAX, LEARNING_RATE_1024_MAX, REASON_BYTES_MAX},
     manifest::{Charter, DataSource},
-    record::{
-        Body, Certificate, Commit, CommitList, Content, Join, Message, Said, Verdict, Vote, VoteKind, seed_hash,
-        vote_payload,
-    },
-    sign::Domain,
+    record::{Body, Certificate, Content, Message, Said, Verdict},
 };
 
 const VOLUNTEERS: usize = 4;
@@ -36,16 +35,11 @@ fn manifest(anchor: &Identity) -> Manifest {
 impl Run {
     /// After the round that takes the volunteers in, and this many in which they train.
     fn new(rounds: usize) -> Self {
-        let anchor = Identity::from_secret([1; 32]);
-        let mut volunteers: Vec<Identity> =
-            (0..VOLUNTEERS).map(|index| Identity::from_secret([11 + index as u8; 32])).collect();
-        volunteers.sort_by_key(Identity::peer);
+        let (anchor, volunteers) = (Identity::from_secret([1; 32]), identities(11..11 + VOLUNTEERS as u8));
         let chain = Chain::new(manifest(&anchor));
         let mut run = Self { anchor, volunteers, chain, certificates: Vec::new() };
-        let join = Message::Join(Join { durable: true, trains: true });
-        let joins = run.volunteers.iter().map(|who| run.say(who, join.clone())).collect();
-        let body = run.body(run.nothing(), joins, vec![]);
-        run.apply(body).unwrap();
+        let joins = run.volunteers.iter().map(|who| run.say(who, join())).collect();
+        run.apply(run.body(nothing(&run.chain), joins, vec![])).unwrap();
         for _ in 0..rounds {
             run.round(vec![]).unwrap();
         }
@@ -61,7 +55,7 @@ impl Run {
     }
 
     fn say(&self, who: &Identity, message: Message) -> Envelope {
-        Said { run: self.chain.run(), round: self.next(), message }.seal(who)
+        common::say(&self.chain, who, message)
     }
 
     fn by(&self, index: usize, message: Message) -> Envelope {
@@ -81,79 +75,35 @@ impl Run {
         self.by(index, Message::Ballot(Ballot { amendment, approve }))
     }
 
-    fn nothing(&self) -> Content {
-        Content {
-            list: None,
-            commits: vec![],
-            seeds: vec![],
-            judgements: vec![],
-            verdicts: vec![],
-            norms: vec![],
-            model: self.chain.head().model,
-        }
-    }
-
     /// A round in which the update of every volunteer that is there is accepted.
     fn training(&self) -> Content {
         let round = self.next();
-        let seed = |index: usize| Digest::of(&[index as u8, round as u8]);
-        let commit = |index: usize| {
-            let parent = self.chain.head().body;
+        let work = |index: usize| {
             let update = Digest::of(format!("update {index} of round {round}").as_bytes());
-            let (update_bytes, steps, loss_first, loss_last) = (64, 10, 2.0, 1.0);
-            let (tokens, seed_hash) = (TOKENS[index], seed_hash(seed(index)));
-            Commit { parent, update, update_bytes, steps, tokens, loss_first, loss_last, seed_hash }
+            (&self.volunteers[index], update, Digest::of(&[index as u8, round as u8]), TOKENS[index])
         };
-        let here: Vec<usize> = (0..VOLUNTEERS).filter(|index| self.chain.member(self.peer(*index)).is_some()).collect();
-        let commits: Vec<Envelope> =
-            here.iter().map(|index| self.by(*index, Message::Commit(commit(*index)))).collect();
-        let ids = commits.iter().map(Envelope::id).collect();
-        let leader = self.chain.leaders()[0];
-        let leader = self.volunteers.iter().chain([&self.anchor]).find(|who| who.peer() == leader).unwrap();
-        Content {
-            list: Some(self.say(leader, Message::CommitList(CommitList { view: 0, commits: ids }))),
-            commits,
-            seeds: here.iter().map(|index| Some(seed(*index))).collect(),
-            judgements: Vec::new(),
-            verdicts: vec![Verdict::Accepted; here.len()],
-            norms: vec![2],
-            model: Digest::of(format!("model {round} after {}", self.chain.head().model).as_bytes()),
-        }
+        let here = (0..VOLUNTEERS).filter(|index| self.chain.member(self.peer(*index)).is_some());
+        let work: Vec<Work<'_>> = here.map(work).collect();
+        training(&self.chain, &self.all(), &work, vec![Verdict::Accepted; work.len()])
+    }
+
+    fn all(&self) -> Vec<&Identity> {
+        self.volunteers.iter().chain([&self.anchor]).collect()
     }
 
     fn body(&self, content: Content, joins: Vec<Envelope>, mut charter: Vec<Envelope>) -> Body {
         charter.sort_by_key(Envelope::id);
-        let head = self.chain.head();
-        let mut body = Body {
-            run: self.chain.run(),
-            round: head.round + 1,
-            parent: head.body,
-            view: 0,
-            randomness: self.chain.randomness_after(&content.seeds),
-            content,
-            joins,
-            leaves: vec![],
-            proofs: vec![],
-            charter,
-            recovery: None,
-            roster: vec![],
-        };
-        body.roster = self.chain.roster_after(&body).unwrap();
-        body
+        let filled = common::body(&self.chain, content, |body| (body.joins, body.charter) = (joins, charter));
+        filled.unwrap()
     }
 
-    fn certify(&self, body: Body) -> Certificate {
-        let vote = Vote { parent: body.parent, view: 0, kind: VoteKind::Precommit, body: Some(body.digest()) };
-        let payload = vote_payload(body.run, body.round, vote);
-        let members = self.chain.head().roster.iter().map(|member| member.peer);
-        let all: Vec<&Identity> = self.volunteers.iter().chain([&self.anchor]).collect();
-        let sign =
-            |peer: PeerId| (peer, all.iter().find(|who| who.peer() == peer).unwrap().sign(Domain::Swarm, &payload));
-        Certificate { view: 0, signatures: members.map(sign).collect(), body }
+    fn certify(&self, body: &Body) -> Certificate {
+        let members = self.chain.head().roster.iter().map(|member| named(&self.all(), member.peer));
+        certify(&self.chain, body, 0, &members.collect::<Vec<_>>())
     }
 
     fn apply(&mut self, body: Body) -> Result<(), LedgerError> {
-        let certificate = self.certify(body);
+        let certificate = self.certify(&body);
         self.chain.apply(&certificate)?;
         self.certificates.push(certificate);
         Ok(())
@@ -268,7 +218,7 @@ fn a_run_that_is_rolled_back_starts_from_the_model_of_that_round() {
     let body = run.body(run.training(), vec![], vec![]);
     assert_eq!(run.chain.check_body(&body).unwrap().before, model_50);
     // A round without updates must keep the model that the run was rolled back to, not the one before it.
-    let mut forgetful = run.nothing();
+    let mut forgetful = nothing(&run.chain);
     forgetful.model = certified;
     let forgetful = run.body(forgetful, vec![], vec![]);
     assert_eq!(run.chain.check_body(&forgetful), Err(LedgerError::ChangedWithoutUpdates));

@@ -1,23 +1,24 @@
 //! The rules about judgements, bans and proofs, each on a body that keeps or breaks it.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod common;
+
 use std::collections::BTreeSet;
 
+use common::{Work, certify, identities, join, named, nothing, training};
 use shoal_ledger::{
-    Chain, LedgerError, aggregate_weights,
-    judging::{BAN_ROUNDS, Draw},
+    Chain, CharterError, LedgerError, aggregate_weights,
+    judging::{BAN_ROUNDS, Panels},
     vote_weights,
 };
 use shoal_sim::toy_manifest;
 use shoal_wire::{
-    Digest, Envelope, Identity, PeerId, codec,
+    Digest, Envelope, Identity, PeerId, SessionId,
+    charter::{Amendment, Ballot, Change},
+    codec,
     judging::{Equivocation, Judgement, Score},
     limits,
-    record::{
-        Body, Certificate, Commit, CommitList, Content, Join, Member, Message, Said, Verdict, Vote, VoteKind,
-        seed_hash, vote_payload,
-    },
-    sign::{Domain, Signature},
+    record::{Body, Content, Join, Member, Message, Verdict, Vote, VoteKind},
 };
 
 /// An anchor and some volunteers, in peer order, and the chain after the round that took the volunteers in.
@@ -38,67 +39,38 @@ fn bad() -> Score {
 impl Run {
     fn new(volunteers: u8) -> Self {
         let anchor = Identity::from_secret([1; 32]);
-        let mut all: Vec<Identity> = (0..volunteers).map(|secret| Identity::from_secret([11 + secret; 32])).collect();
-        all.sort_by_key(Identity::peer);
         let chain = Chain::new(toy_manifest(vec![anchor.peer()]));
-        let mut run = Self { anchor, volunteers: all, chain };
-        let join = Message::Join(Join { durable: true, trains: true });
-        let joins: Vec<Envelope> = run.volunteers.iter().map(|who| run.say(who, join.clone())).collect();
-        let model = run.chain.head().model;
-        let nothing = Content {
-            list: None,
-            commits: vec![],
-            seeds: vec![],
-            judgements: vec![],
-            verdicts: vec![],
-            norms: vec![],
-            model,
-        };
-        let body = run.body(nothing, |body| body.joins = joins).unwrap();
+        let mut run = Self { anchor, volunteers: identities(11..11 + volunteers), chain };
+        let session = run.say(&run.anchor, Message::Join(Join { durable: true, trains: false }));
+        let joins = run.volunteers.iter().map(|who| run.say(who, join()));
+        let mut joins: Vec<Envelope> = joins.chain([session]).collect();
+        joins.sort_by_key(|envelope| envelope.from);
+        let body = run.body(nothing(&run.chain), |body| body.joins = joins).unwrap();
         run.apply(&body);
         run
     }
 
+    fn all(&self) -> Vec<&Identity> {
+        self.volunteers.iter().chain([&self.anchor]).collect()
+    }
+
     fn say(&self, who: &Identity, message: Message) -> Envelope {
-        Said { run: self.chain.run(), round: self.chain.head().round + 1, message }.seal(who)
+        common::say(&self.chain, who, message)
     }
 
     fn who(&self, peer: PeerId) -> &Identity {
-        self.volunteers.iter().chain([&self.anchor]).find(|who| who.peer() == peer).unwrap()
+        named(&self.all(), peer)
     }
 
     fn body(&self, content: Content, change: impl FnOnce(&mut Body)) -> Result<Body, LedgerError> {
-        let head = self.chain.head();
-        let mut body = Body {
-            run: self.chain.run(),
-            round: head.round + 1,
-            parent: head.body,
-            view: 0,
-            randomness: self.chain.randomness_after(&content.seeds),
-            content,
-            joins: vec![],
-            leaves: vec![],
-            proofs: vec![],
-            charter: vec![],
-            recovery: None,
-            roster: vec![],
-        };
-        change(&mut body);
-        body.roster = self.chain.roster_after(&body)?;
-        Ok(body)
+        common::body(&self.chain, content, change)
     }
 
     fn apply(&mut self, body: &Body) {
-        let vote = Vote { parent: body.parent, view: 0, kind: VoteKind::Precommit, body: Some(body.digest()) };
-        let payload = vote_payload(body.run, body.round, vote);
-        let weights = self.chain.weights().clone();
-        let mut signatures: Vec<(PeerId, Signature)> = weights
-            .into_iter()
-            .filter(|(_, weight)| *weight > 0)
-            .map(|(peer, _)| (peer, self.who(peer).sign(Domain::Swarm, &payload)))
-            .collect();
-        signatures.sort_by_key(|(peer, _)| *peer);
-        self.chain.apply(&Certificate { body: body.clone(), view: 0, signatures }).unwrap();
+        let voters = self.chain.weights().iter().filter(|(_, weight)| **weight > 0);
+        let voters: Vec<&Identity> = voters.map(|(peer, _)| self.who(*peer)).collect();
+        let certificate = certify(&self.chain, body, 0, &voters);
+        self.chain.apply(&certificate).unwrap();
     }
 
     /// Members that train.
@@ -114,7 +86,7 @@ impl Run {
         Digest::of(&[&author.0[..], &self.chain.head().body.0].concat())
     }
 
-    fn draw(&self) -> Draw {
+    fn draw(&self) -> Panels {
         self.chain.draw(&self.authors(), &self.seeds())
     }
 
@@ -132,37 +104,19 @@ impl Run {
 
     /// A round in which everybody commits and is judged so, with the verdicts that follow from `verdict`.
     fn content(&self, score: impl Fn(PeerId, PeerId) -> Score, verdict: impl Fn(PeerId) -> Verdict) -> Content {
-        let (authors, seeds) = (self.authors(), self.seeds());
-        let commit = |(author, seed): (&PeerId, &Option<Digest>)| {
-            let commit = Commit {
-                parent: self.chain.head().body,
-                update: self.update(*author),
-                update_bytes: 64,
-                steps: 10,
-                tokens: 80,
-                loss_first: 2.0,
-                loss_last: 1.0,
-                seed_hash: seed_hash(seed.unwrap()),
-            };
-            self.say(self.who(*author), Message::Commit(commit))
-        };
-        let commits: Vec<Envelope> = authors.iter().zip(&seeds).map(commit).collect();
-        let list = CommitList { view: 0, commits: commits.iter().map(Envelope::id).collect() };
+        let authors = self.authors();
+        let work: Vec<Work<'_>> = authors
+            .iter()
+            .zip(self.seeds())
+            .map(|(author, seed)| (self.who(*author), self.update(*author), seed.unwrap(), 80))
+            .collect();
         let judge = |auditor: PeerId| {
             let judgement = self.judgement(auditor, |author| score(author, auditor));
             self.say(self.who(auditor), Message::Judgement(judgement))
         };
-        let verdicts: Vec<Verdict> = authors.iter().map(|author| verdict(*author)).collect();
-        let accepted = verdicts.contains(&Verdict::Accepted);
-        Content {
-            list: Some(self.say(self.who(self.chain.leaders()[0]), Message::CommitList(list))),
-            commits,
-            seeds,
-            judgements: self.auditors().into_iter().map(judge).collect(),
-            verdicts,
-            norms: if accepted { vec![1] } else { vec![] },
-            model: if accepted { Digest::of(b"next") } else { self.chain.head().model },
-        }
+        let judgements = self.auditors().into_iter().map(judge).collect();
+        let verdicts = authors.iter().map(|author| verdict(*author)).collect();
+        Content { judgements, ..training(&self.chain, &self.all(), &work, verdicts) }
     }
 
     fn check(&self, content: Content) -> Result<(), LedgerError> {
@@ -277,12 +231,12 @@ fn six_failures_in_a_row_ban_and_the_ban_ends() {
     let banned_at = run.chain.head().round;
     while run.chain.head().round < banned_at + BAN_ROUNDS {
         let next = run.chain.head().round + 1;
-        assert!(run.chain.check_join(next, liar).is_err(), "round {next}");
+        assert!(run.chain.check_join(next, SessionId(liar.0), liar).is_err(), "round {next}");
         run.round(&[]);
     }
     let next = run.chain.head().round + 1;
-    run.chain.check_join(next, liar).unwrap();
-    let join = run.say(run.who(liar), Message::Join(Join { durable: true, trains: true }));
+    run.chain.check_join(next, SessionId(liar.0), liar).unwrap();
+    let join = run.say(run.who(liar), join());
     let content = run.content(|_, _| good(), accepted);
     let body = run.body(content, |body| body.joins = vec![join]).unwrap();
     run.apply(&body);
@@ -307,7 +261,8 @@ fn trust_outlives_an_absence_less_a_point_for_each_round() {
     assert!(run.chain.member(peer).is_none());
     run.round(&[]);
     run.round(&[]);
-    let join = run.say(run.who(peer), Message::Join(Join { durable: true, trains: true }));
+    assert_eq!(run.chain.reputation(peer).valid, 6 - 2, "were it back at once");
+    let join = run.say(run.who(peer), join());
     let content = run.content(|_, _| good(), accepted);
     let body = run.body(content, |body| body.joins = vec![join]).unwrap();
     run.apply(&body);
@@ -356,7 +311,7 @@ fn two_votes_in_one_place_cost_the_place_and_nothing_less_does() {
     let body = run.body(run.content(|_, _| good(), accepted), |body| body.proofs = vec![convicting]).unwrap();
     run.apply(&body);
     assert!(run.chain.member(peer).is_none());
-    assert!(run.chain.check_join(run.chain.head().round + 1, peer).is_err());
+    assert!(run.chain.check_join(run.chain.head().round + 1, SessionId([9; 32]), peer).is_err());
 }
 
 #[test]
@@ -373,6 +328,44 @@ fn an_anchor_that_contradicts_itself_keeps_its_place_for_recoveries_and_no_vote(
     assert_eq!(run.chain.weights()[&anchor], 0);
     assert!(!run.chain.leaders().contains(&anchor));
     assert!(run.chain.convicts(&proof).is_err(), "once");
+}
+
+#[test]
+fn who_is_banned_neither_proposes_nor_votes_on_amendments_until_the_ban_ends() {
+    let mut run = Run::new(4);
+    run.round(&[]);
+    let (anchor, volunteer, parent) = (run.anchor.peer(), run.authors()[0], run.chain.head().body);
+    let may = |run: &Run, peer: PeerId| {
+        let closes = run.chain.head().round + 1 + u64::from(run.chain.manifest().charter.open_rounds_min);
+        let amendment = Amendment { change: Change::Stop, reason: "a test".into(), closes, effective: closes + 1 };
+        let ballot = Ballot { amendment: Digest::of(b"none"), approve: true };
+        (run.chain.check_amendment(&amendment, peer), run.chain.check_ballot(ballot, peer))
+    };
+    let free = (Ok(()), Err(CharterError::NotOpen));
+    assert_eq!([anchor, volunteer].map(|peer| may(&run, peer)), [free.clone(), free.clone()]);
+    let vote = |body: u8| Vote { parent, view: 3, kind: VoteKind::Prevote, body: Some(Digest([body; 32])) };
+    let proof = |peer: PeerId| Equivocation {
+        first: run.say(run.who(peer), Message::Vote(vote(1))),
+        second: run.say(run.who(peer), Message::Vote(vote(2))),
+    };
+    let mut proofs = vec![proof(anchor), proof(volunteer)];
+    proofs.sort_by_key(|proof| proof.first.from);
+    let body = run.body(run.content(|_, _| good(), accepted), |body| body.proofs = proofs).unwrap();
+    run.apply(&body);
+    let until = run.chain.head().round + 1 + BAN_ROUNDS;
+    for peer in [anchor, volunteer] {
+        let known = run.chain.reputation(peer);
+        assert_eq!((known.bans, known.valid, known.banned_until), (1, 0, Some(until)));
+    }
+    while run.chain.head().round + 1 < until {
+        for peer in [anchor, volunteer] {
+            let refused = (Err(CharterError::Banned(until)), Err(CharterError::Banned(until)));
+            assert_eq!(may(&run, peer), refused, "before round {}", run.chain.head().round + 1);
+        }
+        run.round(&[]);
+    }
+    assert_eq!(may(&run, anchor), free);
+    assert_eq!(may(&run, volunteer).0, Err(CharterError::NoCredit), "it is no member yet");
 }
 
 #[test]
@@ -404,8 +397,8 @@ fn the_largest_round_of_judgements_and_proofs_fits_a_certificate_and_a_proposal(
     let body = run.body(content, |body| body.proofs = proofs).unwrap();
     run.chain.check_body(&body).unwrap();
     let signed = 17 * (32 + 64);
-    // 48 scores of at most 88 bytes in 17 envelopes; two votes of each of 16 members; commits, roster and signatures.
-    assert!(scores <= 48 * 88 + 17 * 180, "{scores}");
+    // 48 scores of at most 88 bytes in 17 envelopes, each with a session of 32; two votes of each of 16 members; commits, roster and signatures.
+    assert!(scores <= 48 * 88 + 17 * (180 + 32), "{scores}");
     assert!(proved <= 16 * 2 * 256, "{proved}");
     let all = codec::encode(&body).len() + signed;
     assert!(all <= 24 * 1024, "{all}");

@@ -180,10 +180,12 @@ fn outer_step(layout: &Layout, recipe: shoal_wire::manifest::Outer, work: Job) -
         Job::Check { update } => {
             return Outcome::Checked { well_formed: outer::check(layout, recipe.codec, &update).is_ok() };
         }
-        Job::Aggregate { model, updates, history } => outer::params_from_bytes(layout, &model).and_then(|theta| {
-            let updates: Vec<(u16, &[u8])> = updates.iter().map(|(weight, bytes)| (*weight, &bytes[..])).collect();
-            outer::aggregate(layout, &recipe, &theta, &updates, &history)
-        }),
+        Job::Aggregate { model, updates, history, share } => {
+            outer::params_from_bytes(layout, &model).and_then(|theta| {
+                let updates: Vec<(u16, &[u8])> = updates.iter().map(|(weight, bytes)| (*weight, &bytes[..])).collect();
+                outer::aggregate(layout, &recipe, &theta, &updates, &history, share)
+            })
+        }
         Job::Train { .. } | Job::Judge { .. } => {
             return Outcome::Failed { reason: "this peer does not train".to_owned() };
         }

@@ -172,6 +172,7 @@ impl Node {
         let swarm_config = Config {
             manifest: manifest.clone(),
             identity,
+            session: config.store.session(config.run, peer)?,
             join: Join { durable: true, trains: config.engine.is_some() },
             archive: config.archive,
         };

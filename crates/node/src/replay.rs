@@ -39,8 +39,9 @@ pub fn apply(manifest: &Manifest, model: &[u8], step: &Step, updates: &[Vec<u8>]
         let theta = outer::params_from_bytes(&layout, model).map_err(ReplayError::Model)?;
         let weighed: Vec<(u16, &[u8])> =
             step.accepted.iter().zip(updates).map(|(accepted, bytes)| (accepted.weight, &bytes[..])).collect();
-        let (theta, norms) = outer::aggregate(&layout, &manifest.recipe.outer, &theta, &weighed, &step.history)
-            .map_err(ReplayError::Outer)?;
+        let (theta, norms) =
+            outer::aggregate(&layout, &manifest.recipe.outer, &theta, &weighed, &step.history, step.share)
+                .map_err(ReplayError::Outer)?;
         if norms != step.norms {
             return Err(ReplayError::OtherNorms);
         }

@@ -10,7 +10,7 @@ use std::sync::{
 use shoal_learn::{
     Engine, EngineError,
     data::Corpus,
-    trainer::{Go, JudgeOrder, StepReport, Subject, TrainError, TrainOrder, Trainer},
+    trainer::{Go, JudgeOrder, JudgedUpdate, StepReport, TrainError, TrainOrder, Trainer},
 };
 use shoal_swarm::{Bytes, Job, JobId, Outcome};
 use shoal_wire::{Manifest, PeerId};
@@ -263,7 +263,7 @@ fn judge_order(work: &Job) -> Option<JudgeOrder<'_>> {
         randomness: *randomness,
         subjects: subjects
             .iter()
-            .map(|of| Subject { author: of.author, update: &of.update, steps: of.steps })
+            .map(|of| JudgedUpdate { author: of.author, update: &of.update, steps: of.steps })
             .collect(),
         own: own.as_deref(),
         round_updates: round_updates.iter().map(|(author, update)| (*author, &update[..])).collect(),

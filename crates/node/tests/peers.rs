@@ -49,7 +49,7 @@ fn manifest_of(store: &FileStore, anchor: PeerId) -> Manifest {
     let mut recipe = preset.recipe();
     (recipe.local_steps, recipe.batch, recipe.context) = (3, 2, 16);
     Manifest {
-        version: 1,
+        version: shoal_wire::manifest::VERSION,
         name: "a test".into(),
         description: String::new(),
         host: "tests".into(),

@@ -1,7 +1,7 @@
 //! `cargo run --release -p shoal-sim --example scale -- [--json] [--peers N]`: the figures of runs with many peers.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-use shoal_sim::crowd::{Row, scale};
+use shoal_sim::crowd::{Row, row, scale, world};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -26,7 +26,18 @@ fn main() {
             row.other_seconds,
             row.wall_seconds
         );
+        let phases: Vec<String> = row.phases.iter().map(|(phase, seconds)| format!("{phase:?} {seconds:.1}")).collect();
+        println!("    after so many seconds of a round: {}", phases.join(", ").to_lowercase());
     };
+    if let Some(name) = arguments.iter().position(|argument| argument == "--only").and_then(|at| arguments.get(at + 1))
+    {
+        let Some(settings) = world(name, many.unwrap_or(10_000)) else {
+            eprintln!("no world is called {name}");
+            std::process::exit(2);
+        };
+        each(&row("only", &settings).0);
+        return;
+    }
     let report = scale(many, each);
     println!(
         "800 fresh of 1,000: {:.2}% of votes, {:.2}% of the committee, {:.2}% of the sum",

@@ -11,7 +11,9 @@ use std::{
 use shoal_ledger::{Chain, Step};
 use shoal_store::{Files, Store, StoreError};
 use shoal_swarm::{Bytes, Job, Outcome, Persisted, Record, Restored};
-use shoal_wire::{Digest, Manifest, Millis, PeerId, Round, RunId, codec, limits::ENTRY_BYTES_MAX, record::Certificate};
+use shoal_wire::{
+    Digest, Manifest, Millis, PeerId, Round, RunId, SessionId, codec, limits::ENTRY_BYTES_MAX, record::Certificate,
+};
 
 use crate::{Random, engine::Engine};
 
@@ -20,6 +22,8 @@ const TORN_LOG_VOTES: usize = 16;
 
 #[derive(Debug, Default)]
 pub(crate) struct Disk {
+    /// The session of whoever opened this folder first, kept beside its votes.
+    pub session: Option<SessionId>,
     pub certificates: BTreeMap<Round, Certificate>,
     pub votes: Vec<Persisted>,
     pub blobs: BTreeMap<Digest, Bytes>,
@@ -99,7 +103,7 @@ pub(crate) fn replay(
     for step in steps.iter().filter(|step| !step.accepted.is_empty()) {
         let updates: Option<Vec<(u16, Bytes)>> =
             step.accepted.iter().map(|update| Some((update.weight, find(update.update)?))).collect();
-        let job = Job::Aggregate { model, updates: updates?, history: step.history.clone() };
+        let job = Job::Aggregate { model, updates: updates?, history: step.history.clone(), share: step.share };
         match engine.run(&job, 1024) {
             Outcome::Aggregated { model: next, .. } if Digest::of(&next) == step.model => model = next,
             _ => return None,

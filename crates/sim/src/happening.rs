@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use shoal_swarm::{Event, Input, Job, Outcome, Output, Record};
 use shoal_wire::{
-    Digest, Millis, PeerId,
+    Digest, Millis, PeerId, SessionId,
     frame::Frame,
     record::{Message, Said},
 };
@@ -112,6 +112,8 @@ impl World {
             self.later(id, wait_ms, Happening::Link { with, up });
             return;
         }
+        let input = self.by_identity(input);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
         if let Some(swarm) = &mut peer.swarm {
             self.log.input(now, id, &input);
             if swarm.handle(peer.clock.shows(now), input).is_err() {
@@ -126,7 +128,7 @@ impl World {
             let Some(peer) = self.peers.get_mut(&id) else { return };
             let Some(swarm) = &mut peer.swarm else { return };
             match swarm.poll() {
-                Output::Send { to, frame, .. } => self.send(id, to, &frame),
+                Output::Send { to, frame, .. } => self.send(id, self.linked_process(id, to), &frame),
                 Output::Compute { job, work } => {
                     let all = u64::from(self.manifest.recipe.local_steps.max(1));
                     let takes_ms = match &work {
@@ -150,7 +152,7 @@ impl World {
                 Output::Tell(event) => self.tell(id, event),
                 Output::Drop { peer, why } => {
                     self.checker.dropped(id, peer, why);
-                    self.drop_link(id, peer);
+                    self.drop_link(id, self.linked_process(id, peer));
                 }
                 Output::Stop { job, keep } => self.stop(id, job, keep),
                 Output::Idle(until) => {
@@ -223,7 +225,8 @@ impl World {
         }
         let round = self.swarm(from).map_or(0, |swarm| swarm.chain().head().round + 1);
         let run = self.manifest.run();
-        let known = shoal_wire::codec::encode(&Said { run, round, message: Message::Leave });
+        let session = SessionId(from.0);
+        let known = shoal_wire::codec::encode(&Said { run, round, session, message: Message::Leave });
         // The message's kind is the last byte of one without content.
         let payload = [&known[..known.len() - 1], &[KIND], &content[..]].concat();
         let signature = identity.sign(shoal_wire::sign::Domain::Swarm, &payload);
@@ -247,7 +250,7 @@ impl World {
     /// Remembers what a peer says in its own name, and checks its votes.
     fn note(&mut self, from: PeerId, frame: &[u8]) {
         // Only this kind of frame is read, and only once: most of what is sent is passed on.
-        let own = frame.first() == Some(&0) && frame.get(1..33) == Some(&from.0[..]);
+        let own = frame.first() == Some(&0) && frame.get(1..33) == Some(&self.identity_of(from).0[..]);
         if !own || !self.read.insert(Digest::of(frame)) {
             return;
         }

@@ -11,7 +11,7 @@ use shoal_learn::{
     outer::{self, FRACTION_BITS, Residual},
 };
 use shoal_swarm::{Bytes, Job, Outcome, Subject};
-use shoal_wire::{Digest, Manifest, PeerId, Round, judging::Score, manifest::Outer};
+use shoal_wire::{Digest, Manifest, PeerId, Round, judging::Score, manifest::Outer, share::Share};
 
 use crate::{Random, engine::Engine, toy::toy_manifest};
 
@@ -242,20 +242,20 @@ impl Learner {
         }
     }
 
-    pub fn settle(&mut self, settled: Option<bool>) {
-        if let Some(accepted) = settled
-            && let Err(error) = self.residual.settle(&TASK.layout, accepted)
+    pub fn settle(&mut self, settled: Option<Share>) {
+        if let Some(done) = settled
+            && let Err(error) = self.residual.settle(&TASK.layout, done)
         {
             unreachable!("a residual takes back what it made: {error}");
         }
     }
 
-    fn aggregate(&self, model: &Bytes, updates: &[(u16, Bytes)], history: &[Vec<u64>]) -> Outcome {
+    fn aggregate(&self, model: &Bytes, updates: &[(u16, Bytes)], history: &[Vec<u64>], share: Share) -> Outcome {
         let updates: Vec<(u16, &[u8])> = updates.iter().map(|(weight, bytes)| (*weight, &bytes[..])).collect();
         let no_limit = [vec![u64::MAX; TASK.layout.tensors.len()]];
         let history = if self.plain_mean { &no_limit[..] } else { history };
         let next = outer::params_from_bytes(&TASK.layout, model)
-            .and_then(|theta| outer::aggregate(&TASK.layout, &TASK.outer, &theta, &updates, history));
+            .and_then(|theta| outer::aggregate(&TASK.layout, &TASK.outer, &theta, &updates, history, share));
         match next {
             Ok((theta, norms)) => Outcome::Aggregated { model: outer::params_to_bytes(&theta).into(), norms },
             Err(error) => Outcome::Failed { reason: error.to_string() },
@@ -286,7 +286,7 @@ impl Engine for Learner {
                 let checked = outer::check(&TASK.layout, TASK.outer.codec, update);
                 Outcome::Checked { well_formed: checked.is_ok() }
             }
-            Job::Aggregate { model, updates, history } => self.aggregate(model, updates, history),
+            Job::Aggregate { model, updates, history, share } => self.aggregate(model, updates, history, *share),
             // Where nobody clips nobody judges either: that shows what averaging alone does.
             Job::Judge { .. } if self.plain_mean => Outcome::Failed { reason: "nobody judges here".to_owned() },
             Job::Judge { round, model, randomness, subjects, own, round_updates } => {

@@ -220,7 +220,7 @@ pub(crate) fn speak(lie: Lie, identity: &Identity, run: RunId, to: PeerId, frame
     let kept = || Some(frame.to_vec());
     let Ok(Frame::Said(envelope)) = Frame::decode(frame) else { return kept() };
     let Some(said) = read(&envelope).filter(|_| envelope.from == identity.peer()) else { return kept() };
-    let again = |message: Message| Frame::Said(Said { run, round: said.round, message }.seal(identity)).encode();
+    let again = |message: Message| Frame::Said(Said { run, message, ..said.clone() }.seal(identity)).encode();
     match (lie, &said.message) {
         (Lie::WithholdVotes, Message::Vote(_)) | (Lie::LeaveOut, Message::Reveal(_) | Message::Judgement(_)) => None,
         (Lie::Equivocate, Message::Vote(vote)) if vote.kind != VoteKind::Recovery && to.0[0].is_multiple_of(2) => {

@@ -20,6 +20,7 @@ mod random;
 mod schedule;
 mod toy;
 mod trial;
+mod twins;
 mod world;
 
 pub use check::{Checker, Violation};

@@ -21,7 +21,7 @@ pub fn toy_genesis() -> Bytes {
 /// A manifest of a toy run with these anchors.
 pub fn toy_manifest(anchors: Vec<PeerId>) -> Manifest {
     Manifest {
-        version: 1,
+        version: shoal_wire::manifest::VERSION,
         name: "toy".to_owned(),
         description: "eight integers".to_owned(),
         host: "simulation".to_owned(),
@@ -100,12 +100,15 @@ fn run(me: PeerId, job: &Job, share_1024: u64) -> Outcome {
             Outcome::Judged { scores: subjects.iter().map(score).collect() }
         }
         Job::Check { update } => Outcome::Checked { well_formed: update.len() == VALUES * 8 },
-        Job::Aggregate { model, updates, .. } => {
+        Job::Aggregate { model, updates, share, .. } => {
             let mut values = read(model);
             for (weight, update) in updates {
                 for (value, change) in values.iter_mut().zip(read(update)) {
                     *value = value.wrapping_mul(31).wrapping_add(change.wrapping_mul(i64::from(*weight)));
                 }
+            }
+            for value in &mut values {
+                *value = value.wrapping_add(i64::from(share.promised) - i64::from(share.taken));
             }
             let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
             Outcome::Aggregated { model: bytes.into(), norms: vec![updates.len() as u64] }

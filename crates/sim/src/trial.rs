@@ -192,18 +192,9 @@ impl<'a> Trial<'a> {
         self.reconnect();
     }
 
-    /// Honest peers that can reach the first anchor. Without a relay, one that lost all its links cannot.
+    /// Honest peers that can reach the first anchor.
     fn honest(&self) -> Vec<PeerId> {
-        let mut reached = BTreeSet::from([self.world.anchor()]);
-        loop {
-            let live = self.world.live();
-            let next = live.iter().find(|peer| {
-                !reached.contains(peer) && reached.iter().any(|near| self.world.are_linked(**peer, *near))
-            });
-            let Some(next) = next else { break };
-            reached.insert(*next);
-        }
-        reached.into_iter().filter(|peer| !self.world.checker.liars.contains(peer)).collect()
+        self.world.reachable().into_iter().filter(|peer| !self.world.checker.liars.contains(peer)).collect()
     }
 
     /// Waits until the honest peers certified something new and agree on it; says why if that is not soon enough.

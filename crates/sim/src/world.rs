@@ -8,7 +8,7 @@ use std::{
 use shoal_ledger::Chain;
 use shoal_swarm::{Bytes, Command, Config, Event, Input, Swarm};
 use shoal_wire::{
-    Digest, Envelope, Manifest, Millis, PeerId, Round, codec,
+    Digest, Envelope, Manifest, Millis, PeerId, Round, SessionId, codec,
     record::{Join, Said},
     sign::Identity,
 };
@@ -303,6 +303,7 @@ impl World {
         let config = Config {
             manifest: self.manifest.clone(),
             identity: peer.identity.clone(),
+            session: *peer.disk.session.get_or_insert(SessionId(id.0)),
             join: Join { durable: true, trains: !peer.anchor },
             archive: peer.anchor,
         };
@@ -409,7 +410,7 @@ impl World {
     }
 
     pub fn link(&mut self, a: PeerId, b: PeerId) {
-        if self.links.insert((a.min(b), a.max(b))) {
+        if self.makes_way(a, b) && self.links.insert((a.min(b), a.max(b))) {
             self.input(a, Input::LinkUp(b));
             self.input(b, Input::LinkUp(a));
         }
@@ -482,6 +483,20 @@ impl World {
         });
         let Some(first) = heads.next() else { return true };
         first.2.is_some_and(|(round, _)| round == first.0) && heads.all(|head| head == first)
+    }
+
+    /// Live peers that are linked with the first anchor, by whatever way. Without a relay, one that lost all its links stays
+    /// alone.
+    pub fn reachable(&self) -> Vec<PeerId> {
+        let mut reached = BTreeSet::from([self.anchor()]);
+        let live = self.live();
+        let is_next = |reached: &BTreeSet<PeerId>, peer: &PeerId| {
+            !reached.contains(peer) && reached.iter().any(|near| self.are_linked(*peer, *near))
+        };
+        while let Some(next) = live.iter().find(|peer| is_next(&reached, peer)) {
+            reached.insert(*next);
+        }
+        reached.into_iter().collect()
     }
 
     /// The furthest certified round among live peers.

@@ -74,7 +74,8 @@ fn rate_of_the_next_job(world: &World, peer: PeerId) -> u32 {
     let model = swarm.model().map(|(_, model)| model);
     let join = Join { durable: true, trains: true };
     let identity = world.identity(peer).unwrap().clone();
-    let config = Config { manifest: world.manifest().clone(), identity, join, archive: false };
+    let (manifest, session) = (world.manifest().clone(), swarm.chain().member(peer).unwrap().session);
+    let config = Config { manifest, identity, session, join, archive: false };
     let mut swarm = Swarm::new(config, Restored { certificates, model, votes: Vec::new() }, Millis(1)).unwrap();
     while !matches!(swarm.poll(), Output::Idle(_)) {}
     swarm.handle(Millis(2), Input::Command(Command::Start)).unwrap();

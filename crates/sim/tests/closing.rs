@@ -25,7 +25,8 @@ fn world(seed: u64, volunteers: usize) -> (World, Vec<PeerId>) {
 
 fn say(world: &World, from: PeerId, message: Message) -> Envelope {
     let (run, round) = (world.manifest().run(), world.round() + 1);
-    Said { run, round, message }.seal(world.identity(from).unwrap())
+    let session = world.swarm(world.anchor()).unwrap().chain().member(from).unwrap().session;
+    Said { run, round, session, message }.seal(world.identity(from).unwrap())
 }
 
 /// Hands what one peer says to all others.

@@ -6,7 +6,7 @@ use shoal_ledger::Chain;
 use shoal_sim::{Network, World, toy_genesis, toy_manifest};
 use shoal_swarm::{Config, Input, Output, Record, Restored, Swarm};
 use shoal_wire::{
-    Digest, Envelope, Identity, Manifest, Millis, PeerId, Round,
+    Digest, Envelope, Identity, Manifest, Millis, PeerId, Round, SessionId,
     frame::{Frame, Status},
     limits,
     record::{Have, Join, Message, Said, Vote, VoteKind},
@@ -20,7 +20,12 @@ fn identity(number: u32) -> Identity {
 
 fn join(manifest: &Manifest, round: Round, who: &Identity) -> Envelope {
     let message = Message::Join(Join { durable: true, trains: true });
-    Said { run: manifest.run(), round, message }.seal(who)
+    Said { run: manifest.run(), round, session: SessionId(who.peer().0), message }.seal(who)
+}
+
+/// First eight bytes of an envelope's id, as heartbeats name it.
+fn short(envelope: &Envelope) -> u64 {
+    u64::from_le_bytes(envelope.id().0[..8].try_into().unwrap())
 }
 
 /// One anchor alone, and what it sends to its only link.
@@ -51,6 +56,7 @@ impl Alone {
         let manifest = toy_manifest(anchors.iter().map(Identity::peer).collect());
         let config = Config {
             manifest: manifest.clone(),
+            session: SessionId(us.peer().0),
             identity: us,
             join: Join { durable: true, trains: false },
             archive: true,
@@ -96,6 +102,11 @@ impl Alone {
                 output => outputs.push(output),
             }
         }
+    }
+
+    /// Messages that it keeps, but for what it asked itself: a session of its own.
+    fn kept(&mut self) -> usize {
+        self.status().envelopes.len() - 1
     }
 
     /// The heartbeat of the next second.
@@ -181,18 +192,19 @@ fn hearsay_is_not_passed_on() {
 
 #[test]
 fn a_peer_that_votes_twice_in_one_view_is_dropped_and_its_first_vote_stays_beside_the_proof() {
-    let (mut alone, twice) = Alone::led_by_another();
+    let (mut alone, twice) = (Alone::new(&[identity(0)]), identity(1));
+    let joining = join(&alone.manifest, 1, &twice);
+    let outputs = alone.hear_all(&Frame::Said(joining));
+    votes_once_stored(&mut alone, outputs);
+    let parent = alone.swarm.chain().head().body;
+    assert!(alone.swarm.chain().member(twice.peer()).is_some());
     let vote = |body: u8| {
-        let vote = Vote {
-            parent: alone.manifest.run().into(),
-            view: 0,
-            kind: VoteKind::Prevote,
-            body: Some(Digest([body; 32])),
-        };
-        Frame::Said(Said { run: alone.manifest.run(), round: 1, message: Message::Vote(vote) }.seal(&twice))
+        let vote = Vote { parent, view: 0, kind: VoteKind::Prevote, body: Some(Digest([body; 32])) };
+        let (run, session) = (alone.manifest.run(), SessionId(twice.peer().0));
+        Said { run, round: 2, session, message: Message::Vote(vote) }.seal(&twice)
     };
     let votes = [vote(1), vote(2)];
-    let outputs: Vec<Output> = votes.iter().flat_map(|frame| alone.hear_all(frame)).collect();
+    let outputs: Vec<Output> = votes.iter().flat_map(|vote| alone.hear_all(&Frame::Said(vote.clone()))).collect();
     let (mut dropped, mut proofs) = (Vec::new(), Vec::new());
     for output in outputs {
         match output {
@@ -200,15 +212,21 @@ fn a_peer_that_votes_twice_in_one_view_is_dropped_and_its_first_vote_stays_besid
             Output::Send { frame, .. } => {
                 let Frame::Said(envelope) = Frame::decode(&frame).unwrap() else { continue };
                 let said = Said::open(&envelope, alone.manifest.run()).unwrap().into_inner();
-                proofs.extend(if let Message::Equivocation(proof) = said.message { Some(proof) } else { None });
+                proofs.extend(if let Message::Equivocation(proof) = said.message {
+                    Some((short(&envelope), proof))
+                } else {
+                    None
+                });
             }
             _ => {}
         }
     }
     assert_eq!(dropped, [twice.peer()]);
-    assert_eq!(alone.status().envelopes.len(), 2);
-    let chain = Chain::new(alone.manifest.clone());
-    assert_eq!(proofs.iter().map(|proof| chain.convicts(proof)).collect::<Vec<_>>(), [Ok(twice.peer())]);
+    let held = alone.status().envelopes;
+    let is_held = [short(&votes[0]), short(&votes[1]), proofs[0].0].map(|id| held.contains(&id));
+    assert_eq!(is_held, [true, false, true]);
+    let chain = alone.swarm.chain();
+    assert_eq!(proofs.iter().map(|(_, proof)| chain.convicts(proof)).collect::<Vec<_>>(), [Ok(twice.peer())]);
 }
 
 #[test]
@@ -217,27 +235,28 @@ fn a_vote_after_another_body_is_ignored_and_not_held_against_its_author() {
     let run = alone.manifest.run();
     let vote = |parent: Digest, body: u8| {
         let vote = Vote { parent, view: 0, kind: VoteKind::Prevote, body: Some(Digest([body; 32])) };
-        Frame::Said(Said { run, round: 1, message: Message::Vote(vote) }.seal(&other))
+        Frame::Said(Said { run, round: 1, session: SessionId::NONE, message: Message::Vote(vote) }.seal(&other))
     };
     let votes = [vote(Digest([9; 32]), 1), vote(run.into(), 2)];
     for frame in &votes {
         let dropped = alone.hear_all(frame).into_iter().any(|output| matches!(output, Output::Drop { .. }));
         assert!(!dropped);
     }
-    assert_eq!(alone.status().envelopes.len(), 1, "only the vote that follows this chain is kept");
+    assert_eq!(alone.kept(), 1, "only the vote that follows this chain is kept");
 }
 
 #[test]
 fn a_forged_copy_does_not_keep_the_genuine_vote_out() {
     let (mut alone, other) = Alone::led_by_another();
     let vote = Vote { parent: alone.manifest.run().into(), view: 0, kind: VoteKind::Prevote, body: None };
-    let genuine = Said { run: alone.manifest.run(), round: 1, message: Message::Vote(vote) }.seal(&other);
+    let (run, message) = (alone.manifest.run(), Message::Vote(vote));
+    let genuine = Said { run, round: 1, session: SessionId::NONE, message }.seal(&other);
     let mut forged = genuine.clone();
     forged.signature.0[5] ^= 1;
     alone.hear(&Frame::Said(forged));
-    assert_eq!(alone.status().envelopes.len(), 0);
+    assert_eq!(alone.kept(), 0);
     alone.hear(&Frame::Said(genuine));
-    assert_eq!(alone.status().envelopes.len(), 1);
+    assert_eq!(alone.kept(), 1);
 }
 
 #[test]
@@ -278,7 +297,7 @@ fn of_rounds_to_come_only_members_are_heard_and_each_only_so_much() {
     let run = alone.manifest.run();
     let early = |who: &Identity, view: u32| {
         let vote = Vote { parent: Digest::default(), view, kind: VoteKind::Prevote, body: None };
-        Frame::Said(Said { run, round: 2, message: Message::Vote(vote) }.seal(who))
+        Frame::Said(Said { run, round: 2, session: SessionId::NONE, message: Message::Vote(vote) }.seal(who))
     };
     for number in 100..400 {
         alone.hear(&early(&identity(number), 0));
@@ -298,7 +317,7 @@ fn whoever_signs_a_later_attempt_at_a_recovery_does_not_vote_twice_in_the_earlie
     let vote = |attempt: u32, body: u8| {
         let body = Some(Digest([body; 32]));
         let vote = Vote { parent: run.into(), view: attempt, kind: VoteKind::Recovery, body };
-        Frame::Said(Said { run, round: 1, message: Message::Vote(vote) }.seal(&other))
+        Frame::Said(Said { run, round: 1, session: SessionId::NONE, message: Message::Vote(vote) }.seal(&other))
     };
     let drops = |outputs: Vec<Output>| outputs.iter().any(|output| matches!(output, Output::Drop { .. }));
     for frame in [vote(0, 1), vote(1, 2), vote(0, 3)] {
@@ -314,9 +333,10 @@ fn nobody_is_heard_who_claims_to_hold_more_updates_than_a_round_has() {
     let run = alone.manifest.run();
     for (count, kept) in [(limits::ROSTER_MAX + 1, 0), (limits::ROSTER_MAX, 1)] {
         let updates = (0..count).map(|number| Digest::of(&number.to_le_bytes())).collect();
-        let said = Said { run, round: 1, message: Message::Have(Have { updates }) };
+        let message = Message::Have(Have { updates });
+        let said = Said { run, round: 1, session: SessionId::NONE, message };
         alone.hear(&Frame::Said(said.seal(&other)));
-        assert_eq!(alone.status().envelopes.len(), kept);
+        assert_eq!(alone.kept(), kept);
     }
 }
 
@@ -347,8 +367,8 @@ fn a_round_of_many_views_silences_neither_this_peer_nor_others() {
     for view in 0..400 {
         for kind in [VoteKind::Prevote, VoteKind::Precommit] {
             let vote = Vote { parent: run.into(), view, kind, body: None };
-            let said = Said { run, round: 1, message: Message::Vote(vote) }.seal(&other);
-            let id = u64::from_le_bytes(said.id().0[..8].try_into().unwrap());
+            let said = Said { run, round: 1, session: SessionId::NONE, message: Message::Vote(vote) }.seal(&other);
+            let id = short(&said);
             let outputs = alone.hear_all(&Frame::Said(said));
             votes_once_stored(&mut alone, outputs);
             assert!(alone.status().envelopes.contains(&id), "view {view}: a vote of another is not kept");

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use shoal_ledger::{AcceptedUpdate, Chain, aggregate_weights, judging::BAN_ROUNDS};
+use shoal_ledger::{Chain, Taken, judging::BAN_ROUNDS};
 use shoal_sim::{Engine, Model, Network, World};
 use shoal_swarm::{Bytes, Job, Outcome};
 use shoal_wire::{
@@ -183,18 +183,8 @@ fn proposal(world: &World, round: Round, by: PeerId, judgements: Vec<Envelope>) 
             |envelope| if let Message::Commit(commit) = open(envelope) { Some((envelope.from, commit)) } else { None },
         )
         .collect();
-    let tokens: Vec<(PeerId, u64)> = named.iter().map(|(peer, commit)| (*peer, commit.tokens)).collect();
-    let weights = aggregate_weights(world.manifest(), &chain.head().roster, &tokens);
-    let accepted: Vec<AcceptedUpdate> = named
-        .iter()
-        .zip(weights)
-        .map(|((peer, commit), weight)| AcceptedUpdate {
-            peer: *peer,
-            update: commit.update,
-            bytes: commit.update_bytes,
-            weight,
-        })
-        .collect();
+    let verdicts = vec![Verdict::Accepted; named.len()];
+    let Taken { accepted, share } = chain.taken(&named, &verdicts);
     let job = Job::Aggregate {
         model: world.swarm(world.anchor()).unwrap().model().unwrap().1,
         updates: accepted
@@ -206,13 +196,14 @@ fn proposal(world: &World, round: Round, by: PeerId, judgements: Vec<Envelope>) 
             })
             .collect(),
         history: vec![],
+        share,
     };
     let Outcome::Aggregated { model, norms } = Model::Toy.engine(by, None).run(&job, 1024) else {
         panic!("an outer step")
     };
     let content = Content {
         list: Some(list),
-        verdicts: vec![Verdict::Accepted; commits.len()],
+        verdicts,
         commits,
         judgements,
         norms,
@@ -235,7 +226,8 @@ fn proposal(world: &World, round: Round, by: PeerId, judgements: Vec<Envelope>) 
     };
     body.roster = chain.roster_after(&body).unwrap();
     let message = Message::Proposal(Box::new(Proposal { view: 0, valid_view: None, body }));
-    Said { run: chain.run(), round, message }.seal(world.identity(by).unwrap())
+    let session = chain.member(by).unwrap().session;
+    Said { run: chain.run(), round, session, message }.seal(world.identity(by).unwrap())
 }
 
 fn train(chain: &Chain, round: Round) -> Job {
@@ -299,7 +291,8 @@ fn who_votes_both_ways_is_convicted_by_its_own_signatures_and_loses_its_place() 
     let (anchor, round, parent) = (world.anchor(), world.round() + 1, chain(&world).head().body);
     for body in [Some(Digest([1; 32])), None] {
         let vote = Vote { parent, view: 7, kind: VoteKind::Prevote, body };
-        let said = Said { run: world.manifest().run(), round, message: Message::Vote(vote) };
+        let (run, session) = (world.manifest().run(), chain(&world).member(twice).unwrap().session);
+        let said = Said { run, round, session, message: Message::Vote(vote) };
         let frame = Frame::Said(said.seal(world.identity(twice).unwrap())).encode();
         world.deliver(peers[1], anchor, &frame);
     }

@@ -9,6 +9,7 @@
 //! runs/<run>/manifest                           signed manifest
 //! runs/<run>/certificates/<round>.cert          certificate and its checksum
 //! peers/<run>/<peer>/votes.log                  own votes, before they were sent
+//! peers/<run>/<peer>/session                    the session that those votes are of, and its checksum
 //! peers/<run>/<peer>/lock                       held by the process that uses this identity
 //! peers/<run>/<peer>/residual                   error feedback and its checksum
 //! device.key                                    the device's 32 secret bytes

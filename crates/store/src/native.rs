@@ -10,7 +10,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use shoal_wire::{Digest, Envelope, PeerId, Round, RunId, record::Certificate};
+use shoal_wire::{Digest, Envelope, PeerId, Round, RunId, SessionId, record::Certificate};
 
 use crate::{Files, Store, StoreError};
 
@@ -249,7 +249,7 @@ impl FileStore {
     }
 
     /// Takes a peer's identity for this process, until the lock is dropped; `None` when another process has it.
-    /// Two processes that vote with one identity would contradict each other.
+    /// Two processes with one folder would be one session, and contradict each other.
     pub fn lock_peer(&self, run: RunId, peer: PeerId) -> Result<Option<PeerLock>, StoreError> {
         let files = self.store.files();
         let path = format!("peers/{run}/{peer}/lock");
@@ -272,14 +272,24 @@ impl FileStore {
 
     /// The device's secret, made from the system's randomness on first use.
     pub fn device_secret(&self) -> Result<[u8; 32], StoreError> {
-        let mut fresh = [0; 32];
-        getrandom::fill(&mut fresh).map_err(|error| StoreError::Io {
-            action: "get randomness for",
-            path: "device.key".to_owned(),
-            source: io::Error::other(error.to_string()),
-        })?;
-        ready(self.store.device_secret_or(fresh))
+        ready(self.store.device_secret_or(random("device.key")?))
     }
+
+    /// The session that a peer's votes here are of, drawn on first use.
+    pub fn session(&self, run: RunId, peer: PeerId) -> Result<SessionId, StoreError> {
+        ready(self.store.session_or(run, peer, SessionId(random("a session")?)))
+    }
+}
+
+fn random(what: &str) -> Result<[u8; 32], StoreError> {
+    let mut fresh = [0; 32];
+    let failed = |error: getrandom::Error| StoreError::Io {
+        action: "get randomness for",
+        path: what.to_owned(),
+        source: io::Error::other(error.to_string()),
+    };
+    getrandom::fill(&mut fresh).map_err(failed)?;
+    Ok(fresh)
 }
 
 /// Runs a future over [`NativeFiles`], which never waits.

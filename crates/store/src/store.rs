@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Mutex};
 
-use shoal_wire::{Digest, Envelope, Manifest, PeerId, Round, RunId, codec, limits, record::Certificate};
+use shoal_wire::{Digest, Envelope, Manifest, PeerId, Round, RunId, SessionId, codec, limits, record::Certificate};
 
 use crate::{Files, StoreError, log};
 
@@ -189,6 +189,22 @@ impl<F: Files> Store<F> {
         Ok(())
     }
 
+    /// The session that a peer's votes here are of; `fresh` becomes it when there is none yet, or when it cannot be read:
+    /// another one is always safe, since nothing that was voted in it binds.
+    pub async fn session_or(&self, run: RunId, peer: PeerId, fresh: SessionId) -> Result<SessionId, StoreError> {
+        let path = session_path(run, peer);
+        let stored = match self.files.read(&path, (size_of::<SessionId>() + CHECKSUM_BYTES) as u64).await {
+            Ok(Some(bytes)) => without_checksum(&path, bytes).ok().and_then(|bytes| bytes.try_into().ok()),
+            Ok(None) | Err(StoreError::TooLarge { .. } | StoreError::Corrupt { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        if let Some(bytes) = stored {
+            return Ok(SessionId(bytes));
+        }
+        self.files.write_atomic(&path, &with_checksum(fresh.0.to_vec())).await?;
+        Ok(fresh)
+    }
+
     pub async fn put_residual(&self, run: RunId, peer: PeerId, residual: &[u8]) -> Result<(), StoreError> {
         let (size, limit) = (residual.len() as u64, limits::RESIDUAL_BYTES_MAX);
         if size > limit {
@@ -238,6 +254,10 @@ fn round_of(name: &str) -> Option<Round> {
 
 fn votes_path(run: RunId, peer: PeerId) -> String {
     format!("peers/{run}/{peer}/votes.log")
+}
+
+fn session_path(run: RunId, peer: PeerId) -> String {
+    format!("peers/{run}/{peer}/session")
 }
 
 fn residual_path(run: RunId, peer: PeerId) -> String {

@@ -51,7 +51,7 @@ fn certificate(round: u64) -> Certificate {
 
 fn manifest() -> Manifest {
     Manifest {
-        version: 1,
+        version: shoal_wire::manifest::VERSION,
         name: "a run".into(),
         description: String::new(),
         host: "us".into(),
@@ -219,6 +219,22 @@ fn votes_survive_a_torn_append_and_later_ones_follow() {
     let reopened = FileStore::open(store.directory()).unwrap();
     reopened.append_vote(RUN, PEER, 2, b"again").unwrap();
     assert_eq!(reopened.votes(RUN, PEER).unwrap(), [(1, b"first".to_vec()), (2, b"again".to_vec())]);
+}
+
+#[test]
+fn a_session_stays_the_same_and_one_that_rotted_is_followed_by_another() {
+    let (_directory, store) = open();
+    let first = store.session(RUN, PEER).unwrap();
+    let file = store.directory().join(format!("peers/{RUN}/{PEER}/session"));
+    let reopened = FileStore::open(store.directory()).unwrap();
+    assert_eq!(reopened.session(RUN, PEER).unwrap(), first);
+    let whole = fs::read(&file).unwrap();
+    for damaged in [&whole[..40], &[&whole[..], &whole[..]].concat(), &[whole[0] ^ 1, 0].repeat(32)] {
+        fs::write(&file, damaged).unwrap();
+        let next = reopened.session(RUN, PEER).unwrap();
+        assert_ne!(next, first);
+        assert_eq!(store.session(RUN, PEER).unwrap(), next);
+    }
 }
 
 #[test]

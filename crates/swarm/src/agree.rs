@@ -162,8 +162,8 @@ impl Swarm {
             commits.iter().map(|(envelope, commit)| (envelope.from, commit.clone())).collect();
         let judgements = self.judgements(&named, &seeds)?;
         let verdicts = self.judged(&named, &seeds, form, &judgements)?;
-        let accepted = self.accepted(&named, &verdicts);
-        let Aggregate::Done { digest, norms, .. } = self.aggregate(&accepted) else { return None };
+        let taken = self.chain.taken(&named, &verdicts);
+        let Aggregate::Done { digest, norms, .. } = self.aggregate(&taken) else { return None };
         Some(Content {
             list: Some(list),
             commits: commits.into_iter().map(|(envelope, _)| envelope).collect(),
@@ -175,33 +175,12 @@ impl Swarm {
         })
     }
 
-    fn accepted(&self, commits: &[(PeerId, Commit)], verdicts: &[Verdict]) -> Vec<shoal_ledger::AcceptedUpdate> {
-        let accepted: Vec<&(PeerId, Commit)> = commits
-            .iter()
-            .zip(verdicts)
-            .filter(|(_, verdict)| **verdict == Verdict::Accepted)
-            .map(|(c, _)| c)
-            .collect();
-        let tokens: Vec<(PeerId, u64)> = accepted.iter().map(|(peer, commit)| (*peer, commit.tokens)).collect();
-        let weights = shoal_ledger::aggregate_weights(self.chain.manifest(), &self.chain.head().roster, &tokens);
-        accepted
-            .iter()
-            .zip(weights)
-            .map(|((peer, commit), weight)| shoal_ledger::AcceptedUpdate {
-                peer: *peer,
-                update: commit.update,
-                bytes: commit.update_bytes,
-                weight,
-            })
-            .collect()
-    }
-
     /// A body around a content, with everybody who wants in and out.
     pub(crate) fn fresh_body(&mut self, content: Content, recovery: Option<Recovery>) -> Option<Body> {
         let randomness = self.chain.randomness_after(&content.seeds);
         let leaves: Vec<Envelope> =
             self.pool.leaves().filter(|envelope| self.chain.member(envelope.from).is_some()).cloned().collect();
-        let joins = self.valid_joins().take(self.chain.free_places()).cloned().collect();
+        let joins = self.joins_with_a_place();
         let mut body = Body {
             run: self.run,
             round: self.next_round(),
@@ -258,7 +237,7 @@ impl Swarm {
                 _ => return Validity::Pending,
             }
         }
-        match self.aggregate(&step.accepted) {
+        match self.aggregate(&step.taken()) {
             Aggregate::Pending => Validity::Pending,
             Aggregate::Done { digest, norms, .. } => {
                 if digest == step.model && norms == step.norms {
@@ -420,6 +399,7 @@ impl Swarm {
         let kept = body.filter(|_| locks || kind == VoteKind::Recovery);
         let record = Persisted {
             round: self.next_round(),
+            session: self.speaks_as(),
             vote,
             lock: self.lock().filter(|_| locks),
             proposal: kept.and_then(|digest| self.pool.envelope_of_body(digest)).cloned().map(Box::new),
@@ -442,7 +422,8 @@ impl Swarm {
         self.stored_votes.retain(|stored| stored.round > head);
         for stored in self.stored_votes.clone() {
             let vote = stored.vote;
-            if stored.round != self.next_round() || vote.parent != self.chain.head().body {
+            let ours = self.is_member() && stored.session == self.speaks_as();
+            if !ours || stored.round != self.next_round() || vote.parent != self.chain.head().body {
                 continue;
             }
             let locked = stored.lock.zip(stored.proposal.as_ref().and_then(|proposal| self.opened(proposal)));

@@ -106,7 +106,7 @@ impl Swarm {
             }
             self.compute(
                 Purpose::Replay { round: step.round },
-                Job::Aggregate { model, updates, history: step.history },
+                Job::Aggregate { model, updates, history: step.history, share: step.share },
             );
         }
     }
@@ -215,11 +215,11 @@ impl Swarm {
         }
         self.transfers.retain_wants(&needed);
         let links: Vec<PeerId> = self.links.keys().copied().collect();
-        let pool = &self.pool;
-        let requests = self.transfers.request(self.now, &links, |blob, peer| {
-            pool.holders(blob).any(|holder| holder == peer)
-                || pool.commits().any(|(envelope, commit)| envelope.from == peer && commit.update == blob)
-        });
+        if !self.transfers.is_fetching() {
+            return;
+        }
+        let holdings = self.pool.holdings();
+        let requests = self.transfers.request(self.now, &links, |blob, peer| holdings.contains(&(peer, blob)));
         for (to, frame) in requests {
             self.send(to, &frame);
         }

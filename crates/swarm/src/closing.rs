@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_wire::{
-    Digest, Millis, PeerId, View,
+    Digest, Envelope, Millis, PeerId, View,
     record::{CommitList, Message, VoteKind},
 };
 
@@ -39,7 +39,8 @@ impl Swarm {
         let trainers: Vec<PeerId> =
             self.chain.head().roster.iter().filter(|member| member.trains).map(|member| member.peer).collect();
         if trainers.is_empty() {
-            return self.chain.free_places() > 0 && self.valid_joins().next().is_some();
+            let is_new = |envelope: &Envelope| self.chain.member(envelope.from).is_none();
+            return self.joins_with_a_place().iter().any(is_new);
         }
         let committed: BTreeSet<PeerId> = self.pool.commits().map(|(envelope, _)| envelope.from).collect();
         let leaving: BTreeSet<PeerId> = self.pool.leaves().map(|envelope| envelope.from).collect();

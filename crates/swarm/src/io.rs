@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use shoal_wire::{
-    Digest, Envelope, Manifest, Millis, PeerId, Round,
+    Digest, Envelope, Manifest, Millis, PeerId, Round, SessionId,
     charter::{Amendment, Ballot},
     judging::Score,
     record::{Certificate, Join, Lock, Verdict, Vote},
+    share::Share,
     sign::Identity,
 };
 
@@ -20,6 +21,9 @@ pub type RecordId = u64;
 pub struct Config {
     pub manifest: Manifest,
     pub identity: Identity,
+    /// This opening of the identity: 32 bytes drawn at random and kept beside the votes, so that it is the same after a
+    /// restart, and another wherever the votes are not at hand.
+    pub session: SessionId,
     /// Whether it trains, and whether its votes survive a crash.
     pub join: Join,
     /// Keeps every update of the run, so that others can replay it.
@@ -136,15 +140,15 @@ pub enum Job {
         steps: u32,
         /// Inner learning rates, in 1/1024 of the recipe's.
         learning_rate_1024: u32,
-        /// Whether the round of the last update that a training job made took any update; `None` when there was none.
-        /// Where it took none, that update goes back into the residual. Told again until a job makes the next one,
+        /// By which share the last update that a training job made is done with; `None` when there was none. The rest of
+        /// it goes back into the residual. Told again until a job makes the next one,
         /// since a job that was stopped may not have begun.
-        settled: Option<bool>,
+        settled: Option<Share>,
     },
     /// Is this a well-formed update for the run's model?
     Check { update: Bytes },
-    /// The outer step: clip, weigh, average and apply updates to `model`.
-    Aggregate { model: Bytes, updates: Vec<(u16, Bytes)>, history: Vec<Vec<u64>> },
+    /// The outer step: clip, weigh, average and apply updates, this share of what was promised, to `model`.
+    Aggregate { model: Bytes, updates: Vec<(u16, Bytes)>, history: Vec<Vec<u64>>, share: Share },
     /// Measure what each of these updates does to `model`, the parameters after round `round - 1`.
     Judge {
         round: Round,
@@ -210,6 +214,7 @@ pub enum Record {
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Persisted {
     pub round: Round,
+    pub session: SessionId,
     pub vote: Vote,
     pub lock: Option<Lock>,
     /// The signed proposal of the lock or of the recovery, so that it can be proposed again after a restart, and had
@@ -242,6 +247,11 @@ pub enum Event {
         round: Round,
     },
     LeftRoster {
+        round: Round,
+    },
+    /// The same identity was opened somewhere else, and speaks for it from this round on: this peer only follows, until
+    /// it is told to start again.
+    Replaced {
         round: Round,
     },
     /// Somebody proposed a change of the run; ballots on it name `amendment`.

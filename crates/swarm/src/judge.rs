@@ -8,11 +8,11 @@ use std::{
     sync::Arc,
 };
 
-use shoal_ledger::judging::{Draw, Judged, check_judgement};
+use shoal_ledger::judging::{Judged, Panels, check_judgement};
 use shoal_wire::{
     Digest, Envelope, Millis, PeerId, View,
     judging::{Equivocation, Judgement, Score},
-    record::{Commit, Content, Message, Verdict, seed_hash},
+    record::{Commit, Content, Message, Verdict},
 };
 
 use crate::{Job, JobId, Output, Subject, Swarm, agree::Validity, state::Purpose};
@@ -31,7 +31,7 @@ pub(crate) struct Judging {
     /// For the list of which view the form of every update was known, and when.
     pub decided: Option<(View, Millis)>,
     /// Draws that were made, by the randomness: they are asked for often, and change only when a seed comes.
-    draws: BTreeMap<Digest, (Vec<PeerId>, Arc<Draw>)>,
+    draws: BTreeMap<Digest, (Vec<PeerId>, Arc<Panels>)>,
 }
 
 /// Draws that are remembered; who proposes can make up more.
@@ -56,7 +56,7 @@ impl Swarm {
         }
         let authors: Vec<PeerId> = commits.iter().map(|(envelope, _)| envelope.from).collect();
         let draw = self.draw(&authors, &seeds, randomness);
-        if !draw.values().any(|auditors| auditors.contains(&self.me)) {
+        if !self.is_member() || !draw.values().any(|auditors| auditors.contains(&self.me)) {
             return;
         }
         let mine: Vec<(PeerId, Commit)> = commits
@@ -105,14 +105,11 @@ impl Swarm {
 
     /// The seed of each commit, as far as it is here.
     pub(crate) fn seeds(&self, commits: &[(Envelope, Commit)]) -> Vec<Option<Digest>> {
-        let seed = |(envelope, commit): &(Envelope, Commit)| {
-            self.pool.reveal(envelope.from).filter(|seed| seed_hash(*seed) == commit.seed_hash)
-        };
-        commits.iter().map(seed).collect()
+        commits.iter().map(|(envelope, commit)| self.pool.reveal(envelope.from, commit)).collect()
     }
 
     /// Who audits whom when these commits' seeds are as far revealed.
-    fn draw(&mut self, authors: &[PeerId], seeds: &[Option<Digest>], randomness: Digest) -> Arc<Draw> {
+    fn draw(&mut self, authors: &[PeerId], seeds: &[Option<Digest>], randomness: Digest) -> Arc<Panels> {
         let draws = &mut self.round.judging.draws;
         if let Some((_, draw)) = draws.get(&randomness).filter(|(of, _)| of == authors) {
             return draw.clone();
@@ -136,7 +133,7 @@ impl Swarm {
         let Some((_, model)) = self.model.clone().filter(|_| self.has_head_model()) else { return };
         let came = |(envelope, commit): (&Envelope, &Commit)| {
             let formed = self.is_well_formed(commit) == Some(true);
-            formed.then(|| (self.pool.commit_time(&envelope.id()), envelope.from, commit.update))
+            formed.then(|| (self.pool.committed_at(envelope.from), envelope.from, commit.update))
         };
         let mut commits: Vec<_> = self.pool.commits().filter_map(came).collect();
         commits.sort_unstable();

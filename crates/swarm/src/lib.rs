@@ -13,6 +13,7 @@ mod io;
 mod judge;
 pub mod mesh;
 mod pace;
+mod place;
 mod pool;
 mod recover;
 mod round;

@@ -3,15 +3,17 @@
 //! Each peer may say each thing once (each kind, each view), so a flooder fills its own places only. Messages spread
 //! by forwarding; what was lost is found by comparing the short ids in heartbeats.
 
+use core::ops::RangeInclusive;
 use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_wire::{
-    Digest, Envelope, Millis, PeerId, Round, View,
+    Digest, Envelope, Millis, PeerId, View,
     judging::{Equivocation, Judgement},
     limits::{JOINS_MAX, MESSAGES_PER_PEER_MAX, POOL_BYTES_PER_PEER_MAX, VIEWS_AHEAD_MAX},
-    record::{Commit, CommitList, Message, Proposal, RecoveryAnswer, Said, Vote, VoteKind},
+    record::{Commit, CommitList, Message, Proposal, RecoveryAnswer, Said, Vote, VoteKind, seed_hash},
 };
 
+/// In an order in which those that are looked for together are neighbours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Slot {
     Join,
@@ -21,12 +23,12 @@ enum Slot {
     Reveal,
     Have,
     Proposal(View),
-    Vote(VoteKind, View),
     /// Of recoveries, a peer's newest attempt takes the place of earlier ones: attempts go on as long as it takes.
+    RecoveryProposal,
+    Vote(VoteKind, View),
+    RecoveryVote,
     RecoveryCall,
     RecoveryAnswer,
-    RecoveryProposal,
-    RecoveryVote,
     /// Of which draw.
     Judgement(Digest),
     /// Of whom it convicts.
@@ -75,6 +77,10 @@ impl Slot {
     }
 }
 
+/// Before and after all peers.
+const FIRST: PeerId = PeerId([0; 32]);
+const LAST: PeerId = PeerId([255; 32]);
+
 /// The view in progress, and earlier ones that locks and later proposals rest on.
 pub(crate) struct Views {
     pub now: View,
@@ -90,6 +96,8 @@ struct Entry {
     id: Digest,
     /// Digest of a proposal's body, and id of the list in it: both take long to compute.
     body: Option<(Digest, Option<Digest>)>,
+    /// What a revealed seed hashes to: every pass over the rules asks.
+    seed_hash: Option<Digest>,
 }
 
 /// A list of commits, and when it came.
@@ -102,8 +110,8 @@ pub(crate) struct Listed<'a> {
 
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
-    entries: BTreeMap<(PeerId, Slot), Entry>,
-    ids: BTreeMap<u64, (PeerId, Slot)>,
+    entries: BTreeMap<(Slot, PeerId), Entry>,
+    ids: BTreeMap<u64, (Slot, PeerId)>,
     /// Authors of commits, by the commit's id.
     authors: BTreeMap<Digest, PeerId>,
     /// Ids that were looked at and not kept, so that they are not asked for again.
@@ -142,7 +150,7 @@ impl Pool {
 
     /// Whether an author may have no more of this remembered.
     fn is_full(&self, from: PeerId, slot: Slot, bytes: usize) -> bool {
-        let before = self.entries.range((from, Slot::Join)..).take_while(|((peer, _), _)| *peer == from);
+        let before = self.entries.iter().filter(|((_, peer), _)| *peer == from);
         let (count, held) =
             before.fold((0, 0), |(count, held), (_, entry)| (count + 1, held + entry.envelope.payload.len()));
         (count >= MESSAGES_PER_PEER_MAX && !slot.is_of_recovery()) || held + bytes > POOL_BYTES_PER_PEER_MAX
@@ -156,9 +164,9 @@ impl Pool {
                 let before = !slot.is_of_view() || old.view() < slot.view();
                 old.is_of_view() && before && old.view() < views.now && !views.kept.contains(&old.view())
             };
-            let own = self.entries.range((from, Slot::Join)..).take_while(|((peer, _), _)| *peer == from);
-            let earliest = own.map(|((_, slot), _)| *slot).filter(may_go).min_by_key(|slot| slot.view());
-            let Some(entry) = earliest.and_then(|slot| self.entries.remove(&(from, slot))) else { return };
+            let own = self.entries.keys().filter(|(_, peer)| *peer == from);
+            let earliest = own.map(|(slot, _)| *slot).filter(may_go).min_by_key(|slot| slot.view());
+            let Some(entry) = earliest.and_then(|slot| self.entries.remove(&(slot, from))) else { return };
             let id = short(entry.id);
             self.ids.remove(&id);
             self.refuse(id);
@@ -173,15 +181,15 @@ impl Pool {
         let slot = Slot::of(&said.message);
         let bytes = envelope.payload.len();
         let ahead = slot.view() > views.now.saturating_add(VIEWS_AHEAD_MAX);
-        if !ahead && !self.entries.contains_key(&(from, slot)) {
+        if !ahead && !self.entries.contains_key(&(slot, from)) {
             self.make_room(from, slot, bytes, views);
         }
         let full = self.is_full(from, slot, bytes) || (slot == Slot::Join && self.joins().count() >= JOINS_MAX);
-        let replaces = match (&said.message, self.entries.get(&(from, slot)).map(|entry| &entry.said.message)) {
+        let replaces = match (&said.message, self.entries.get(&(slot, from)).map(|entry| &entry.said.message)) {
             (_, None) => !full && !ahead,
             (Message::Have(new), Some(Message::Have(old))) => new.updates.len() > old.updates.len(),
             (Message::Join(_), Some(_)) => {
-                self.entries.get(&(from, slot)).is_some_and(|old| old.said.round < said.round)
+                self.entries.get(&(slot, from)).is_some_and(|old| old.said.round < said.round)
             }
             (new, Some(old)) => attempt(new).zip(attempt(old)).is_some_and(|(new, old)| new > old),
         };
@@ -199,18 +207,20 @@ impl Pool {
             }
             _ => None,
         };
-        if let Some(old) = self.entries.insert((from, slot), Entry { envelope, said, at, id: whole_id, body }) {
+        let seed_hash = if let Message::Reveal(seed) = &said.message { Some(seed_hash(*seed)) } else { None };
+        let entry = Entry { envelope, said, at, id: whole_id, body, seed_hash };
+        if let Some(old) = self.entries.insert((slot, from), entry) {
             let old = short(old.envelope.id());
             self.ids.remove(&old);
             self.refuse(old);
         }
-        self.ids.insert(id, (from, slot));
+        self.ids.insert(id, (slot, from));
         true
     }
 
     /// The other vote that this peer signed in the same place: equivocation, which its own signatures prove.
     pub fn contradicted(&self, from: PeerId, said: &Said) -> Option<&Envelope> {
-        let before = self.entries.get(&(from, Slot::of(&said.message)))?;
+        let before = self.entries.get(&(Slot::of(&said.message), from))?;
         // A later attempt at a recovery is no second vote in an earlier one, though it takes its place.
         let same_ballot = |old: &Vote, new: &Vote| (old.kind, old.view) == (new.kind, new.view);
         let contradicts = matches!((&before.said.message, &said.message),
@@ -220,7 +230,7 @@ impl Pool {
 
     /// What an auditor said of a draw, and when it came.
     pub fn judgement(&self, auditor: PeerId, draw: Digest) -> Option<(&Envelope, &Judgement, Millis)> {
-        let entry = self.entries.get(&(auditor, Slot::Judgement(draw)))?;
+        let entry = self.entries.get(&(Slot::Judgement(draw), auditor))?;
         match &entry.said.message {
             Message::Judgement(judgement) => Some((&entry.envelope, judgement, entry.at)),
             _ => None,
@@ -229,15 +239,17 @@ impl Pool {
 
     /// Proofs that peers contradicted themselves.
     pub fn proofs(&self) -> impl Iterator<Item = &Equivocation> {
-        self.all().filter_map(|(_, entry)| match &entry.said.message {
-            Message::Equivocation(proof) => Some(&**proof),
-            _ => None,
+        self.within(Slot::Equivocation(FIRST)..=Slot::Equivocation(LAST)).filter_map(|(_, entry)| {
+            match &entry.said.message {
+                Message::Equivocation(proof) => Some(&**proof),
+                _ => None,
+            }
         })
     }
 
     /// Whether this leader closed the commits of the same view with another list.
     pub fn lists_differ(&self, from: PeerId, list: &CommitList) -> bool {
-        let before = self.entries.get(&(from, Slot::CommitList(list.view))).map(|entry| &entry.said.message);
+        let before = self.entries.get(&(Slot::CommitList(list.view), from)).map(|entry| &entry.said.message);
         matches!(before, Some(Message::CommitList(old)) if old != list)
     }
 
@@ -256,11 +268,11 @@ impl Pool {
     /// Starts the next round: only requests to join, and proofs of contradiction that no body holds yet, outlive one.
     pub fn next_round(
         &mut self,
-        keep_join: impl Fn(Round, PeerId) -> bool,
+        keep_join: impl Fn(&Said, PeerId) -> bool,
         keep_proof: impl Fn(&Equivocation) -> bool,
     ) {
-        self.entries.retain(|(peer, _), entry| match &entry.said.message {
-            Message::Join(_) => keep_join(entry.said.round, *peer),
+        self.entries.retain(|(_, peer), entry| match &entry.said.message {
+            Message::Join(_) => keep_join(&entry.said, *peer),
             Message::Equivocation(proof) => keep_proof(proof),
             _ => false,
         });
@@ -269,39 +281,50 @@ impl Pool {
         self.refused.clear();
     }
 
-    fn all(&self) -> impl Iterator<Item = (PeerId, &Entry)> {
-        self.entries.iter().map(|((peer, _), entry)| (*peer, entry))
+    /// What was said in these places, by place and then by author.
+    fn within(&self, places: RangeInclusive<Slot>) -> impl Iterator<Item = (PeerId, &Entry)> {
+        let (first, last) = places.into_inner();
+        let entries = self.entries.range((first, FIRST)..=(last, LAST));
+        entries.map(|((_, peer), entry)| (*peer, entry))
     }
 
-    /// Requests to join, with the round in which each was made.
-    pub fn joins(&self) -> impl Iterator<Item = (&Envelope, Round)> {
-        self.all().filter_map(|(_, entry)| match entry.said.message {
-            Message::Join(_) => Some((&entry.envelope, entry.said.round)),
-            _ => None,
-        })
+    fn proposed(&self) -> impl Iterator<Item = &Entry> {
+        self.within(Slot::Proposal(0)..=Slot::RecoveryProposal).map(|(_, entry)| entry)
+    }
+
+    /// Requests to join, with what says in which round and by which session each was made.
+    pub fn joins(&self) -> impl Iterator<Item = (&Envelope, &Said)> {
+        self.within(Slot::Join..=Slot::Join)
+            .filter(|(_, entry)| matches!(entry.said.message, Message::Join(_)))
+            .map(|(_, entry)| (&entry.envelope, &entry.said))
+    }
+
+    /// What a peer asked last to be taken in.
+    pub fn join_of(&self, peer: PeerId) -> Option<&Said> {
+        self.entries.get(&(Slot::Join, peer)).map(|entry| &entry.said)
     }
 
     pub fn leaves(&self) -> impl Iterator<Item = &Envelope> {
-        self.all().filter(|(_, entry)| entry.said.message == Message::Leave).map(|(_, entry)| &entry.envelope)
+        self.within(Slot::Leave..=Slot::Leave).map(|(_, entry)| &entry.envelope)
     }
 
     /// Amendments and ballots.
     pub fn charter(&self) -> impl Iterator<Item = (&Envelope, &Message)> {
-        self.all().filter_map(|(_, entry)| match &entry.said.message {
+        self.within(Slot::Amendment..=Slot::Ballot(Digest(LAST.0))).filter_map(|(_, entry)| match &entry.said.message {
             message @ (Message::Amendment(_) | Message::Ballot(_)) => Some((&entry.envelope, message)),
             _ => None,
         })
     }
 
     pub fn commits(&self) -> impl Iterator<Item = (&Envelope, &Commit)> {
-        self.all().filter_map(|(_, entry)| match &entry.said.message {
+        self.within(Slot::Commit..=Slot::Commit).filter_map(|(_, entry)| match &entry.said.message {
             Message::Commit(commit) => Some((&entry.envelope, commit)),
             _ => None,
         })
     }
 
     pub fn commit(&self, id: Digest) -> Option<(&Envelope, &Commit)> {
-        let entry = self.entries.get(&(*self.authors.get(&id)?, Slot::Commit))?;
+        let entry = self.entries.get(&(Slot::Commit, *self.authors.get(&id)?))?;
         match &entry.said.message {
             Message::Commit(commit) => Some((&entry.envelope, commit)),
             _ => None,
@@ -310,7 +333,12 @@ impl Pool {
 
     /// When a commit came.
     pub fn commit_time(&self, id: &Digest) -> Option<Millis> {
-        self.entries.get(&(*self.authors.get(id)?, Slot::Commit)).map(|entry| entry.at)
+        self.entries.get(&(Slot::Commit, *self.authors.get(id)?)).map(|entry| entry.at)
+    }
+
+    /// When this author's commit came.
+    pub fn committed_at(&self, author: PeerId) -> Option<Millis> {
+        self.entries.get(&(Slot::Commit, author)).map(|entry| entry.at)
     }
 
     /// Ids of the commits with the times at which they came.
@@ -328,7 +356,7 @@ impl Pool {
     /// Lists of commits, lowest view first.
     pub fn lists(&self) -> Vec<Listed<'_>> {
         let mut lists: Vec<_> = self
-            .all()
+            .within(Slot::CommitList(0)..=Slot::CommitList(View::MAX))
             .filter_map(|(_, entry)| match &entry.said.message {
                 Message::CommitList(list) => {
                     Some(Listed { id: entry.id, envelope: &entry.envelope, list, came: entry.at })
@@ -340,29 +368,39 @@ impl Pool {
         lists
     }
 
-    pub fn reveal(&self, peer: PeerId) -> Option<Digest> {
-        match self.entries.get(&(peer, Slot::Reveal)).map(|entry| &entry.said.message) {
-            Some(Message::Reveal(seed)) => Some(*seed),
-            _ => None,
-        }
+    /// The seed that a peer revealed, if it is the one of this commit.
+    pub fn reveal(&self, peer: PeerId, commit: &Commit) -> Option<Digest> {
+        let entry =
+            self.entries.get(&(Slot::Reveal, peer)).filter(|entry| entry.seed_hash == Some(commit.seed_hash))?;
+        if let Message::Reveal(seed) = entry.said.message { Some(seed) } else { None }
     }
 
     /// When a peer's seed came.
     pub fn reveal_time(&self, peer: PeerId) -> Option<Millis> {
-        self.entries.get(&(peer, Slot::Reveal)).map(|entry| entry.at)
+        self.entries.get(&(Slot::Reveal, peer)).map(|entry| entry.at)
     }
 
     /// Peers that say they hold an update.
     pub fn holders(&self, update: Digest) -> impl Iterator<Item = PeerId> {
-        self.all().filter_map(move |(peer, entry)| match &entry.said.message {
+        self.within(Slot::Have..=Slot::Have).filter_map(move |(peer, entry)| match &entry.said.message {
             Message::Have(have) if have.updates.contains(&update) => Some(peer),
             _ => None,
         })
     }
 
+    /// Who surely holds which update: it says so, or made it.
+    pub fn holdings(&self) -> BTreeSet<(PeerId, Digest)> {
+        let made = self.commits().map(|(envelope, commit)| (envelope.from, commit.update));
+        let said = self.within(Slot::Have..=Slot::Have).filter_map(|(peer, entry)| match &entry.said.message {
+            Message::Have(have) => Some((peer, have)),
+            _ => None,
+        });
+        made.chain(said.flat_map(|(peer, have)| have.updates.iter().map(move |update| (peer, *update)))).collect()
+    }
+
     /// A proposal, and the digest of its body.
     pub fn proposal(&self, peer: PeerId, view: View) -> Option<(Digest, &Proposal)> {
-        let entry = self.entries.get(&(peer, Slot::Proposal(view)))?;
+        let entry = self.entries.get(&(Slot::Proposal(view), peer))?;
         match (&entry.said.message, entry.body) {
             (Message::Proposal(proposal), Some((digest, _))) => Some((digest, proposal)),
             _ => None,
@@ -370,7 +408,7 @@ impl Pool {
     }
 
     pub fn proposals(&self) -> impl Iterator<Item = (PeerId, &Proposal)> {
-        self.all().filter_map(|(peer, entry)| match &entry.said.message {
+        self.within(Slot::Proposal(0)..=Slot::RecoveryProposal).filter_map(|(peer, entry)| match &entry.said.message {
             Message::Proposal(proposal) => Some((peer, &**proposal)),
             _ => None,
         })
@@ -378,7 +416,7 @@ impl Pool {
 
     /// A proposal of this body.
     pub fn body(&self, digest: Digest) -> Option<&Proposal> {
-        let entry = self.entries.values().find(|entry| entry.body.is_some_and(|(body, _)| body == digest))?;
+        let entry = self.proposed().find(|entry| entry.body.is_some_and(|(body, _)| body == digest))?;
         match &entry.said.message {
             Message::Proposal(proposal) => Some(proposal),
             _ => None,
@@ -387,25 +425,27 @@ impl Pool {
 
     /// A proposal of this body as it was signed.
     pub fn envelope_of_body(&self, digest: Digest) -> Option<&Envelope> {
-        let mut entries = self.entries.values();
+        let mut entries = self.proposed();
         entries.find(|entry| entry.body.is_some_and(|(body, _)| body == digest)).map(|entry| &entry.envelope)
     }
 
     /// Id of the list in each proposed body that has one.
     pub fn lists_of_bodies(&self) -> BTreeMap<Digest, Digest> {
-        self.entries.values().filter_map(|entry| entry.body).filter_map(|(body, list)| Some((body, list?))).collect()
+        self.proposed().filter_map(|entry| entry.body).filter_map(|(body, list)| Some((body, list?))).collect()
     }
 
     pub fn votes(&self) -> impl Iterator<Item = (PeerId, Vote, &Envelope)> {
-        self.all().filter_map(|(peer, entry)| match entry.said.message {
-            Message::Vote(vote) => Some((peer, vote, &entry.envelope)),
-            _ => None,
+        self.within(Slot::Vote(VoteKind::Prevote, 0)..=Slot::RecoveryVote).filter_map(|(peer, entry)| {
+            match entry.said.message {
+                Message::Vote(vote) => Some((peer, vote, &entry.envelope)),
+                _ => None,
+            }
         })
     }
 
     /// Newest attempt at a recovery that an anchor called.
     pub fn recovery_call(&self, anchors: &[PeerId]) -> Option<u32> {
-        self.all()
+        self.within(Slot::RecoveryCall..=Slot::RecoveryCall)
             .filter(|(peer, _)| anchors.contains(peer))
             .filter_map(|(_, entry)| match entry.said.message {
                 Message::RecoveryCall(call) => Some(call.attempt),
@@ -415,9 +455,11 @@ impl Pool {
     }
 
     pub fn recovery_answers(&self, attempt: u32) -> impl Iterator<Item = (&Envelope, &RecoveryAnswer)> {
-        self.all().filter_map(move |(_, entry)| match &entry.said.message {
-            Message::RecoveryAnswer(answer) if answer.attempt == attempt => Some((&entry.envelope, answer)),
-            _ => None,
+        self.within(Slot::RecoveryAnswer..=Slot::RecoveryAnswer).filter_map(move |(_, entry)| {
+            match &entry.said.message {
+                Message::RecoveryAnswer(answer) if answer.attempt == attempt => Some((&entry.envelope, answer)),
+                _ => None,
+            }
         })
     }
 }

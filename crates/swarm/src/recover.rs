@@ -31,17 +31,22 @@ impl Swarm {
     fn here(&self) -> BTreeSet<PeerId> {
         let leaving: BTreeSet<PeerId> = self.pool.leaves().map(|envelope| envelope.from).collect();
         let members = self.chain.head().roster.iter().map(|member| member.peer);
-        members.filter(|peer| self.is_present(*peer) && !leaving.contains(peer)).collect()
+        // Who asks for another's place is heard of, and cannot vote in this round: nobody knows whether the other is there.
+        let may_vote = |peer: PeerId| peer == self.me || !self.is_being_replaced(peer);
+        members.filter(|peer| self.is_present(*peer) && !leaving.contains(peer) && may_vote(*peer)).collect()
     }
 
     /// Notes since when those present are no quorum while a round waits for one. One that is present and did not come
     /// together for as long as a round can take is as good as none: some cannot vote, or will not.
     fn watch_presence(&mut self) {
+        let Some(since) = self.round.closing_since else {
+            self.round.lacking_since = None;
+            return;
+        };
         let present = self.weight_of(&self.here());
         let total = self.total_weight();
-        let late = self.round.closing_since.is_some_and(|since| self.now.since(since) >= self.longest_round_ms());
-        let may_come = more_than_two_thirds(present, total) && !late;
-        if may_come || self.round.closing_since.is_none() {
+        let late = self.now.since(since) >= self.longest_round_ms();
+        if more_than_two_thirds(present, total) && !late {
             self.round.lacking_since = None;
         } else if self.round.lacking_since.is_none() {
             self.round.lacking_since = Some(self.now);

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use shoal_ledger::{AcceptedUpdate, more_than_two_thirds};
+use shoal_ledger::{Taken, more_than_two_thirds};
 use shoal_wire::{
     Digest, Envelope, Millis, PeerId,
     record::{Commit, Content, Have, Message, Verdict, seed_hash},
+    share::Share,
 };
 
 use crate::{
@@ -17,17 +18,9 @@ use crate::{
 const HAVE_INTERVAL_MS: u64 = 1_500;
 
 impl Swarm {
-    /// Asks to be taken into the roster, once this peer holds the common model.
-    pub(crate) fn ask_to_join(&mut self) {
-        let asked = self.pool.joins().any(|(envelope, _)| envelope.from == self.me);
-        if self.active && self.has_head_model() && !self.is_member() && !asked {
-            self.say(Message::Join(self.join));
-        }
-    }
-
     /// A peer whose votes cannot be stored must not be waited for: it leaves, and comes back without a vote.
     pub(crate) fn step_down(&mut self) {
-        let waited_for = self.chain.member(self.me).is_some_and(|member| member.durable);
+        let waited_for = self.own_place().is_some_and(|member| member.durable);
         let leaving = self.pool.leaves().any(|envelope| envelope.from == self.me);
         if waited_for && !self.join.durable && !leaving && !self.anchors().contains(&self.me) {
             self.say(Message::Leave);
@@ -47,7 +40,7 @@ impl Swarm {
     }
 
     pub(crate) fn train(&mut self) {
-        let trains = self.active && self.chain.member(self.me).is_some_and(|member| member.trains);
+        let trains = self.active && self.own_place().is_some_and(|member| member.trains);
         if self.pool.commits().any(|(envelope, _)| envelope.from == self.me) && !self.round.trained {
             // Made before a restart; others remember it, and a second one would contradict it.
             self.round.trained = true;
@@ -80,7 +73,7 @@ impl Swarm {
         // The trainer settled the update before this one; this one is open until the round ends.
         self.settled = None;
         if steps == 0 || tokens == 0 {
-            self.settled = Some(false);
+            self.settled = Some(Share::NOTHING);
             return;
         }
         if let Some((since, _)) = self.round.ordered {
@@ -103,14 +96,6 @@ impl Swarm {
         self.say(Message::Commit(commit));
     }
 
-    pub(crate) fn valid_joins(&self) -> impl Iterator<Item = &Envelope> {
-        // A request from somebody who is a round ahead waits until it fits the chain.
-        self.pool
-            .joins()
-            .filter(|(envelope, said)| self.chain.check_join(*said, envelope.from).is_ok())
-            .map(|(envelope, _)| envelope)
-    }
-
     /// Stores an update until its round is over.
     pub(crate) fn keep_stored(&mut self, digest: Digest, bytes: Bytes) {
         if self.kept.entry(self.next_round()).or_default().insert(digest) {
@@ -120,7 +105,7 @@ impl Swarm {
 
     /// Once the commits are closed, this peer's seed and update may be seen.
     pub(crate) fn reveal(&mut self) {
-        if self.round.revealed {
+        if self.round.revealed || !self.is_member() {
             return;
         }
         let own = self.pool.commits().find(|(envelope, _)| envelope.from == self.me);
@@ -210,7 +195,7 @@ impl Swarm {
         let mut shown = Vec::with_capacity(commits.len());
         for (envelope, commit) in commits {
             let revealed = self.is_revealed(envelope.from, commit);
-            let came = (self.pool.commit_time(&envelope.id()), envelope.from);
+            let came = (self.pool.committed_at(envelope.from), envelope.from);
             shown.push((commit, revealed, came));
             if revealed && self.has_its_size(commit) != Some(false) {
                 let earliest = first.entry(commit.update).or_insert(came);
@@ -235,7 +220,7 @@ impl Swarm {
     }
 
     fn is_revealed(&self, peer: PeerId, commit: &Commit) -> bool {
-        self.pool.reveal(peer).is_some_and(|seed| seed_hash(seed) == commit.seed_hash)
+        self.pool.reveal(peer, commit).is_some()
     }
 
     /// Whether an update has the size that a commit names; `None` while it is not here.
@@ -267,7 +252,7 @@ impl Swarm {
         let judged = content.commits.iter().zip(&content.seeds).zip(&content.verdicts);
         judged.into_iter().all(|((envelope, seed), verdict)| {
             let Some((_, commit)) = self.pool.commit(envelope.id()) else { return true };
-            let reveal = self.pool.reveal(envelope.from).filter(|seed| seed_hash(*seed) == commit.seed_hash);
+            let reveal = self.pool.reveal(envelope.from, commit);
             let dropped = seed.is_none() && reveal.is_some() && in_time(envelope.from);
             let well_formed = self.is_well_formed(commit) == Some(true);
             let refused = *verdict == Verdict::Unavailable && well_formed && self.is_spread(commit.update);
@@ -276,9 +261,12 @@ impl Swarm {
     }
 
     /// What an outer step of this round computes: a name for its inputs.
-    pub(crate) fn aggregation_key(&self, accepted: &[AcceptedUpdate]) -> Digest {
+    pub(crate) fn aggregation_key(&self, taken: &Taken) -> Digest {
+        let Share { taken: weight, promised } = taken.share;
         let mut material = self.chain.head().model.0.to_vec();
-        for update in accepted {
+        material.extend_from_slice(&weight.to_le_bytes());
+        material.extend_from_slice(&promised.to_le_bytes());
+        for update in &taken.accepted {
             material.extend_from_slice(&update.update.0);
             material.extend_from_slice(&update.weight.to_le_bytes());
         }
@@ -286,8 +274,9 @@ impl Swarm {
     }
 
     /// Starts the outer step over updates that are here, or tells how it stands.
-    pub(crate) fn aggregate(&mut self, accepted: &[AcceptedUpdate]) -> Aggregate {
-        let key = self.aggregation_key(accepted);
+    pub(crate) fn aggregate(&mut self, taken: &Taken) -> Aggregate {
+        let key = self.aggregation_key(taken);
+        let Taken { accepted, share } = taken;
         if let Some(known) = self.round.aggregates.get(&key) {
             return known.clone();
         }
@@ -304,7 +293,7 @@ impl Swarm {
             updates.push((update.weight, bytes));
         }
         let history = self.chain.head().history.iter().cloned().collect();
-        self.compute(Purpose::Aggregate { key }, Job::Aggregate { model, updates, history });
+        self.compute(Purpose::Aggregate { key }, Job::Aggregate { model, updates, history, share: *share });
         self.round.aggregates.insert(key, Aggregate::Pending);
         Aggregate::Pending
     }

@@ -107,7 +107,7 @@ impl Swarm {
         if self.round.lacking_since.is_some() {
             return (Phase::Waiting, share(self.round.lacking_since, u64::from(timing.recovery_ms)));
         }
-        if !self.active {
+        if !self.active || self.replaced {
             return (Phase::Following, 0.0);
         }
         if !self.is_member() {

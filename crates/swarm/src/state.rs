@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use shoal_ledger::{Chain, Step};
 use shoal_wire::{
-    Digest, Envelope, Millis, PeerId, Round, RunId, View,
+    Digest, Envelope, Millis, PeerId, Round, RunId, SessionId, View, codec,
     frame::Frame,
-    limits::{BLOB_BYTES_MAX, UPDATE_BYTES_EXTRA},
+    limits::{BLOB_BYTES_MAX, MESSAGE_BYTES_MAX, UPDATE_BYTES_EXTRA},
     manifest::Codec,
     record::{Certificate, Join, Message, Proposal, Said, Verdict, Vote},
+    share::Share,
     sign::Identity,
 };
 
@@ -33,6 +34,7 @@ pub(crate) const CLOSING_GRACE_MS: u64 = 2_000;
 pub struct Swarm {
     pub(crate) me: PeerId,
     pub(crate) identity: Identity,
+    pub(crate) session: SessionId,
     pub(crate) run: RunId,
     pub(crate) join: Join,
     pub(crate) archive: bool,
@@ -77,11 +79,13 @@ pub struct Swarm {
     pub(crate) backlog: BTreeMap<Round, BTreeMap<Digest, u64>>,
     /// Updates that were stored so that a lock on them survives a crash, by round.
     pub(crate) kept: BTreeMap<Round, BTreeSet<Digest>>,
-    /// What became of the last trained update, until there is a newer one.
-    pub(crate) settled: Option<bool>,
+    /// By which share the last trained update is done with, until there is a newer one.
+    pub(crate) settled: Option<Share>,
     /// Amendments and ballots of this peer's person that no certificate carries yet.
     pub(crate) wishes: Vec<Message>,
     pub(crate) was_member: bool,
+    /// Another session took the place of this one, which must not take it back on its own.
+    pub(crate) replaced: bool,
     pub(crate) accepted_own: u64,
     /// Last round whose certificate went to the store.
     pub(crate) stored_round: Round,
@@ -218,12 +222,9 @@ impl Swarm {
         self.model.as_ref().is_some_and(|(round, _)| *round == self.chain.head().round)
     }
 
-    pub(crate) fn is_member(&self) -> bool {
-        self.chain.member(self.me).is_some()
-    }
-
     pub(crate) fn is_voter(&self) -> bool {
-        self.join.durable && self.chain.weights().get(&self.me).is_some_and(|weight| *weight > 0)
+        let weighs = || self.chain.weights().get(&self.me).is_some_and(|weight| *weight > 0);
+        self.join.durable && self.is_member() && weighs()
     }
 
     /// Whether a peer was heard of lately, directly or through others.
@@ -271,7 +272,8 @@ impl Swarm {
 
     /// Signs a message about the round in progress, keeps it, and sends it to every link.
     pub(crate) fn say(&mut self, message: Message) {
-        let said = Said { run: self.run, round: self.next_round(), message };
+        let session = if let Message::Join(_) = message { self.session } else { self.speaks_as() };
+        let said = Said { run: self.run, round: self.next_round(), session, message };
         let envelope = said.clone().seal(&self.identity);
         let views = self.views();
         if self.pool.insert(envelope.clone(), said, &views, self.now) {
@@ -304,6 +306,7 @@ impl Swarm {
     pub(crate) fn own_verdict(&self, certificate: &Certificate) -> Option<Verdict> {
         let content = &certificate.body.content;
         let at = content.commits.iter().position(|envelope| envelope.from == self.me)?;
-        content.verdicts.get(at).copied()
+        let said: Said = codec::decode("commit", &content.commits.get(at)?.payload, MESSAGE_BYTES_MAX).ok()?;
+        content.verdicts.get(at).copied().filter(|_| said.session == self.session)
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use shoal_ledger::Chain;
-use shoal_wire::{Digest, Millis, PeerId, Round, frame::Frame, record::Message};
+use shoal_wire::{Digest, Millis, PeerId, Round, frame::Frame, record::Message, share::Share};
 use thiserror::Error;
 
 use crate::{
@@ -53,13 +53,15 @@ impl Swarm {
             me,
             run: chain.run(),
             identity: config.identity,
+            session: config.session,
             join: config.join,
             archive: config.archive,
             now,
             out: VecDeque::new(),
             drained: true,
             changed: false,
-            was_member: chain.member(me).is_some(),
+            was_member: false,
+            replaced: false,
             certificates,
             model_bytes: 0,
             model: None,
@@ -94,6 +96,7 @@ impl Swarm {
             swarm.transfers.keep(Digest::of(&model), model.clone());
             swarm.model = Some((round, model));
         }
+        swarm.was_member = swarm.is_member();
         swarm.restore_votes();
         swarm.advance();
         Ok(swarm)
@@ -242,7 +245,7 @@ impl Swarm {
         let Some(purpose) = self.jobs.remove(&job) else {
             // A round that is over: the trainer took the update out of its residual and must put it back.
             if let Outcome::Trained { .. } = outcome {
-                self.settled = Some(false);
+                self.settled = Some(Share::NOTHING);
             }
             return;
         };
@@ -306,7 +309,10 @@ impl Swarm {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Start => self.active = true,
+            Command::Start => {
+                self.active = true;
+                self.replaced = false;
+            }
             Command::Pause | Command::Leave => {
                 self.active = false;
                 self.abandon_training();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use shoal_ledger::Taken;
 use shoal_wire::{
     Digest, Envelope, PeerId, Round,
     frame::{Frame, Status},
@@ -9,6 +10,7 @@ use shoal_wire::{
         CERTIFICATES_IN_ANSWER_MAX, EARLY_MAX, ENVELOPES_MAX, FRAME_BYTES_MAX, POOL_BYTES_PER_PEER_MAX, ROSTER_MAX,
     },
     record::{Certificate, Message, Said, Verdict},
+    share::Share,
 };
 
 use crate::{
@@ -202,7 +204,7 @@ impl Swarm {
         self.abandon_training();
         self.abandon_judging();
         if self.round.update.is_some() {
-            self.settled = Some(false);
+            self.settled = Some(Share::NOTHING);
         }
         self.start_round();
         self.tell(Event::RolledBack { to });
@@ -242,6 +244,12 @@ impl Swarm {
             self.forward(&envelope, through);
             return;
         }
+        if let Message::Vote(vote) = &said.message
+            && (from, said.session) == (self.me, self.session)
+            && !self.round.standing.voted.contains_key(&(vote.kind, vote.view))
+        {
+            self.doubt_session(envelope.id());
+        }
         if let Some(first) = self.pool.contradicted(from, &said).cloned() {
             self.pool.refuse(id);
             self.accuse(first, envelope);
@@ -267,14 +275,14 @@ impl Swarm {
     fn belongs(&self, said: &Said, from: PeerId) -> bool {
         if let Message::Join(_) = said.message {
             // A joiner may be a little behind or ahead; it counts once it fits the chain.
-            return self.chain.check_join(said.round.min(self.next_round()), from).is_ok()
+            return self.chain.check_join(said.round.min(self.next_round()), said.session, from).is_ok()
                 && said.round <= self.next_round() + 1;
         }
         if let Message::Equivocation(proof) = &said.message {
             // It may be about an earlier round, until a body holds it.
             return self.chain.member(from).is_some() && self.chain.convicts(proof).is_ok();
         }
-        let member = self.chain.member(from).is_some() && said.round == self.next_round();
+        let member = self.chain.speaker(from, said.session).is_some() && said.round == self.next_round();
         member
             && match &said.message {
                 Message::Commit(commit) => {
@@ -308,9 +316,9 @@ impl Swarm {
 
     /// Takes a certificate that the chain found good.
     pub(crate) fn adopt_checked(&mut self, certificate: Certificate, step: shoal_ledger::Step) {
-        let known = self.has_head_model().then(|| self.known_aggregate(&step.accepted)).flatten();
+        let known = self.has_head_model().then(|| self.known_aggregate(&step.taken())).flatten();
         self.chain.advance(&certificate, &step);
-        self.settle(&certificate);
+        self.settle(&certificate, step.share);
         if self.archive {
             self.pin(&step);
         }
@@ -350,33 +358,28 @@ impl Swarm {
     }
 
     /// The model after these updates, when it was computed already.
-    fn known_aggregate(&self, accepted: &[shoal_ledger::AcceptedUpdate]) -> Option<Bytes> {
-        if accepted.is_empty() {
+    fn known_aggregate(&self, taken: &Taken) -> Option<Bytes> {
+        if taken.accepted.is_empty() {
             return self.model.as_ref().map(|(_, model)| model.clone());
         }
-        match self.round.aggregates.get(&self.aggregation_key(accepted))? {
+        match self.round.aggregates.get(&self.aggregation_key(taken))? {
             Aggregate::Done { model, .. } => Some(model.clone()),
             Aggregate::Pending => None,
         }
     }
 
     /// What the round means for this peer's own update and place.
-    fn settle(&mut self, certificate: &Certificate) {
+    fn settle(&mut self, certificate: &Certificate, share: Share) {
         let verdict = self.own_verdict(certificate);
         self.note_lateness(certificate, verdict.is_some());
         self.abandon_training();
         self.abandon_judging();
         let accepted = verdict == Some(Verdict::Accepted);
         if self.round.update.is_some() {
-            self.settled = Some(certificate.body.content.verdicts.contains(&Verdict::Accepted));
+            self.settled = Some(if accepted { Share::WHOLE } else { share });
         }
         self.accepted_own += u64::from(accepted);
-        let member = self.is_member();
-        if member != self.was_member {
-            self.was_member = member;
-            let round = self.next_round();
-            self.tell(if member { Event::JoinedRoster { round } } else { Event::LeftRoster { round } });
-        }
+        self.note_place();
     }
 
     /// A round that closed without this peer's work, though it trained: next time it does less.
@@ -408,7 +411,7 @@ impl Swarm {
         let chain = &self.chain;
         let next = chain.head().round + 1;
         self.pool.next_round(
-            |said, peer| said <= next && chain.check_join(said, peer).is_ok(),
+            |said, peer| said.round <= next && chain.check_join(said.round, said.session, peer).is_ok(),
             |proof| chain.convicts(proof).is_ok(),
         );
         self.round = crate::state::RoundState::default();

@@ -19,6 +19,10 @@ pub enum WireError {
     BadSignature(crate::PeerId),
     #[error("{what}: made for another run")]
     OtherRun { what: &'static str },
+    #[error(
+        "the run speaks version {found} of the protocol, this program version {ours}: use one of the run's version"
+    )]
+    OtherVersion { found: u16, ours: u16 },
 }
 
 /// Encodes a value. Values that this crate defines always encode: they hold no maps with unsized keys

@@ -26,11 +26,11 @@ pub struct Said {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Message {
-    /// The digest of an update, to its author's group, before anyone can see it.
-    Commit(Commit),
+    /// The digest of a sealed update, to its author's group.
+    Commit(WorkCommit),
     /// A group's leader closes the commits.
     List(List),
-    /// The seed that a commit hid.
+    /// The seed that a commit hid, under which its update is sealed.
     Reveal(Digest),
     /// A panel's leader proposes a sum.
     Sum(Box<SumRecord>),
@@ -43,7 +43,8 @@ pub enum Message {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Commit {
+pub struct WorkCommit {
+    /// The update as [`crate::sealed::seal`] makes it.
     pub update: Blob,
     /// How much of the assigned work was done, 1 to 4,095.
     pub work: u16,
@@ -137,6 +138,16 @@ impl SumCertificate {
     }
 }
 
+/// A group's certified sum with what it takes to recompute it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    pub certificate: SumCertificate,
+    /// The list that it names.
+    pub list: List,
+    /// The seeds of those who are in it, in the order of their places.
+    pub seeds: Vec<Digest>,
+}
+
 /// A part of the model in a body.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartMean {
@@ -203,9 +214,8 @@ pub enum Frame {
         round: Round,
         parts: Vec<(u8, Blob)>,
     },
-    /// A group's certified sum with the list that it names, so that it can be recomputed. To an auditor: "check this"; from
-    /// one to the committee: "this is wrong".
-    Audit(SumCertificate, List),
+    /// To an auditor: "check this"; from one to the committee: "this is wrong".
+    Audit(Evidence),
     /// "Send me the certificate of this round."
     Get(Round),
 }
@@ -218,7 +228,7 @@ pub enum Heard {
     Certificate(Verified<Certificate>),
     Holds(Vec<Blob>),
     Coded { round: Round, parts: Vec<(u8, Blob)> },
-    Audit(Verified<SumCertificate>, List),
+    Audit { certificate: Verified<SumCertificate>, list: List, seeds: Vec<Digest> },
     Get(Round),
 }
 
@@ -236,7 +246,9 @@ impl Frame {
                 Heard::Said(envelope, said)
             }
             Self::Sum(certificate) => Heard::Sum(certificate.check(from, run)?),
-            Self::Audit(certificate, list) => Heard::Audit(certificate.check(from, run)?, list),
+            Self::Audit(Evidence { certificate, list, seeds }) => {
+                Heard::Audit { certificate: certificate.check(from, run)?, list, seeds }
+            }
             Self::Certificate(certificate) => {
                 if certificate.body.run != run {
                     return Err(WireError::OtherRun { what: "certificate" });

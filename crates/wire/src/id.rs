@@ -106,6 +106,15 @@ bytes32! {
     /// A run: the digest of its manifest.
     RunId
 }
+bytes32! {
+    /// One opening of an identity: whoever stores votes draws it at random and keeps it beside them.
+    SessionId
+}
+
+impl SessionId {
+    /// Of an anchor before it asked for a place of its own: whoever holds its key speaks for it.
+    pub const NONE: Self = Self([0; 32]);
+}
 
 impl Digest {
     /// BLAKE3 of the bytes: the address of a blob.

@@ -17,9 +17,11 @@ mod memo;
 mod optimizer;
 pub mod record;
 pub mod relay;
+pub mod sealed;
+pub mod share;
 pub mod sign;
 
 pub use codec::WireError;
-pub use id::{Digest, Millis, PeerId, Round, RunId, View};
+pub use id::{Digest, Millis, PeerId, Round, RunId, SessionId, View};
 pub use manifest::Manifest;
 pub use sign::{Envelope, Identity, Verified};

@@ -5,6 +5,10 @@ use serde::{Deserialize, Serialize};
 pub use crate::optimizer::{AdamW, Muon, MuonScale, Optimizer, OptimizerError, Sgd};
 use crate::{Digest, Envelope, PeerId, RunId, WireError, codec, limits, sign::Domain};
 
+/// Version of the protocol that this crate speaks. It rises when records change, so that peers that could not follow each
+/// other learn it before they start.
+pub const VERSION: u16 = 2;
+
 /// What a run trains, on what, how, and who anchors it. Its digest is the run's id.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -183,9 +187,11 @@ impl Manifest {
         RunId(Digest::in_domain("shoal 2026 v1 run id", &codec::encode(self)).0)
     }
 
-    /// Opens a manifest that its publisher signed.
+    /// Opens a manifest that its publisher signed, of this version of the protocol.
     pub fn open(envelope: &Envelope) -> Result<Self, WireError> {
-        envelope.open("manifest", Domain::Manifest, limits::MANIFEST_BYTES_MAX).map(crate::Verified::into_inner)
+        let manifest = envelope.open::<Self>("manifest", Domain::Manifest, limits::MANIFEST_BYTES_MAX)?.into_inner();
+        let found = manifest.version;
+        if found == VERSION { Ok(manifest) } else { Err(WireError::OtherVersion { found, ours: VERSION }) }
     }
 
     /// Every chunk of the text, in order.

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Digest, Envelope, PeerId, Round, RunId, View, WireError,
+    Digest, Envelope, PeerId, Round, RunId, SessionId, View, WireError,
     charter::{Amendment, Ballot},
     codec,
     judging::{Equivocation, Judgement, Standing},
@@ -21,12 +21,14 @@ pub struct Said {
     pub run: RunId,
     /// The round that it is about.
     pub round: Round,
+    /// The opening of its author's identity that says it. Of a member, only what the session in the roster says counts.
+    pub session: SessionId,
     pub message: Message,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Message {
-    /// "Take me into the roster."
+    /// "Take me into the roster", or "this session takes the place of the one that is there".
     Join(Join),
     /// "I am going; do not wait for me."
     Leave,
@@ -173,6 +175,10 @@ pub struct Member {
     pub peer: PeerId,
     /// First round it takes part in.
     pub since: Round,
+    /// Who speaks for it.
+    pub session: SessionId,
+    /// The round that this session's join names: only one of a later round brings another session.
+    pub session_round: Round,
     /// Consecutive audits that found its work good, less the rounds that it was away.
     pub valid: u32,
     /// Consecutive rounds without a commit.
@@ -183,10 +189,21 @@ pub struct Member {
 }
 
 impl Member {
-    /// Somebody of whom nothing is known yet.
+    /// Somebody of whom nothing is known yet, with no session.
     pub fn new(peer: PeerId, since: Round, join: Join) -> Self {
         let Join { durable, trains } = join;
-        Self { peer, since, valid: 0, missed: 0, durable, trains, standing: Standing::default() }
+        let (session, session_round) = (SessionId::NONE, 0);
+        Self {
+            peer,
+            since,
+            session,
+            session_round,
+            valid: 0,
+            missed: 0,
+            durable,
+            trains,
+            standing: Standing::default(),
+        }
     }
 }
 
@@ -267,6 +284,6 @@ impl Said {
 }
 
 /// The bytes that a vote signs, so that a certificate can carry the signature alone.
-pub fn vote_payload(run: RunId, round: Round, vote: Vote) -> Vec<u8> {
-    codec::encode(&Said { run, round, message: Message::Vote(vote) })
+pub fn vote_payload(run: RunId, round: Round, session: SessionId, vote: Vote) -> Vec<u8> {
+    codec::encode(&Said { run, round, session, message: Message::Vote(vote) })
 }

@@ -15,7 +15,8 @@ use crate::{
     codec::{self, WireError},
 };
 
-/// Role of a signature; each has a label of its own.
+/// Role of a signature; each has a label of its own. It names the version of the protocol that last changed what is signed
+/// so, and in a relay's challenge the newest: one of an earlier version is refused there before anything else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Domain {
     /// Messages between peers of a run.
@@ -35,10 +36,10 @@ pub enum Domain {
 impl Domain {
     const fn label(self) -> &'static str {
         match self {
-            Self::Swarm => "shoal 2026 v1 swarm message",
+            Self::Swarm => "shoal 2026 v2 swarm message",
             Self::Crowd => "shoal 2026 v1 crowd message",
             Self::Link => "shoal 2026 v1 link description",
-            Self::RelayChallenge => "shoal 2026 v1 relay challenge",
+            Self::RelayChallenge => "shoal 2026 v2 relay challenge",
             Self::Manifest => "shoal 2026 v1 manifest",
             Self::HostCommand => "shoal 2026 v1 host command",
         }

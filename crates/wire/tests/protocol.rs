@@ -5,14 +5,18 @@ use std::fmt::Debug;
 
 use serde::Serialize;
 use shoal_wire::{
-    Digest, Envelope, Identity, PeerId, RunId,
+    Digest, Envelope, Identity, Manifest, PeerId, RunId, SessionId, WireError,
     charter::{Amendment, Ballot, Change},
     codec,
     frame::{Frame, Status, pieces},
-    judging::{Equivocation, Judgement, Score},
+    judging::{Equivocation, Judgement, Score, Standing},
+    manifest::{
+        AdamW, Charter, Chunk, Codec, CreditRule, DataSource, DataSpec, ModelSpec, Optimizer, Outer, Privacy, Recipe,
+        RopeScaling, Timing, Tokenizer, VERSION,
+    },
     record::{
-        Body, Certificate, Commit, CommitList, Content, Have, Join, Lock, Message, Proposal, Recovery, RecoveryAnswer,
-        RecoveryCall, Said, Verdict, Vote, VoteKind, seed_hash,
+        Body, Certificate, Commit, CommitList, Content, Have, Join, Lock, Member, Message, Proposal, Recovery,
+        RecoveryAnswer, RecoveryCall, Said, Verdict, Vote, VoteKind, seed_hash,
     },
     relay::{FromRelay, LinkSignal, LinkStep, Refusal, ToRelay},
     sign::Domain,
@@ -23,6 +27,8 @@ const START: &str = "<!-- golden bytes: what `cargo test -p shoal-wire --test pr
 const END: &str = "<!-- end of golden bytes -->";
 
 const RUN: RunId = RunId([1; 32]);
+const PEER: PeerId = PeerId([5; 32]);
+const SESSION: SessionId = SessionId([12; 32]);
 
 fn digest(byte: u8) -> Digest {
     Digest([byte; 32])
@@ -33,7 +39,7 @@ fn me() -> Identity {
 }
 
 fn said(message: Message) -> Said {
-    Said { run: RUN, round: 17, message }
+    Said { run: RUN, round: 17, session: SESSION, message }
 }
 
 fn vote() -> Vote {
@@ -76,6 +82,73 @@ fn body(recovery: Option<Recovery>) -> Body {
         recovery,
         roster: Vec::new(),
         randomness: digest(5),
+    }
+}
+
+fn member() -> Member {
+    let join = Join { durable: true, trains: true };
+    let standing = Standing { evidence: 1946, unproven: 0, dissent: 875, rating: -40, bans: 1 };
+    Member { session: SESSION, session_round: 16, valid: 12, missed: 1, standing, ..Member::new(PEER, 3, join) }
+}
+
+/// A small run of each kind of field.
+fn manifest() -> Manifest {
+    let source = DataSource {
+        name: "a text".to_owned(),
+        licence: "CC0-1.0".to_owned(),
+        attribution: String::new(),
+        chunks: vec![Chunk { digest: digest(3), bytes: 100_000 }],
+    };
+    Manifest {
+        version: VERSION,
+        name: "tiny".to_owned(),
+        description: String::new(),
+        host: "somebody".to_owned(),
+        model: ModelSpec {
+            vocab_size: 256,
+            hidden_size: 64,
+            intermediate_size: 192,
+            num_hidden_layers: 2,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            max_position_embeddings: 128,
+            rms_norm_eps: 1e-5,
+            rope_theta: 10_000.0,
+            rope_scaling: RopeScaling::Default,
+            tie_word_embeddings: true,
+        },
+        tokenizer: Tokenizer::Bytes,
+        genesis: digest(9),
+        data: DataSpec { sources: vec![source], held_out_bytes: 4096 },
+        recipe: Recipe {
+            batch: 4,
+            context: 128,
+            local_steps: 20,
+            inner: Optimizer::AdamW(AdamW {
+                lr: 0.001,
+                beta1: 0.9,
+                beta2: 0.95,
+                eps: 1e-8,
+                weight_decay: 0.1,
+                grad_clip: Some(1.0),
+            }),
+            warmup_rounds: 2,
+            decay_from: 10,
+            decay_rounds: 0,
+            outer: Outer { codec: Codec::Dense4, alpha_1024: 1024, feedback_1024: 973 },
+        },
+        timing: Timing {
+            train_ms_max: 20_000,
+            exchange_ms_max: 10_000,
+            view_ms: 1_000,
+            recovery_ms: 15_000,
+            recovery_window_rounds: 3,
+        },
+        privacy: Privacy::Public,
+        credit: CreditRule::TrainedTokens,
+        charter: Charter::default(),
+        anchors: vec![PEER],
+        seed: digest(5),
     }
 }
 
@@ -152,13 +225,16 @@ fn records() -> Vec<String> {
         bytes("its digest", &body.digest().0),
         bytes("a certificate of it", &codec::encode(&certificate)),
         value(&recovered),
+        value(&member()),
+        value(&manifest()),
+        bytes("its digest, the run's id", &manifest().run().0),
     ]
 }
 
 fn frames() -> Vec<String> {
     let envelope =
         Envelope { from: me().peer(), payload: vec![1, 2, 3], signature: me().sign(Domain::Swarm, &[1, 2, 3]) };
-    let status = Status { head: 300, body: digest(9), envelopes: vec![1, 1 << 40], seen: vec![PeerId([5; 32])] };
+    let status = Status { head: 300, body: digest(9), envelopes: vec![1, 1 << 40], seen: vec![PEER] };
     let frames = [
         Frame::Said(envelope),
         Frame::Status(status),
@@ -176,9 +252,8 @@ fn frames() -> Vec<String> {
 }
 
 fn signals() -> Vec<String> {
-    let signal = |step| LinkSignal { run: RUN, to: PeerId([5; 32]), attempt: 9, step };
+    let signal = |step| LinkSignal { run: RUN, to: PEER, attempt: 9, step };
     let sealed = signal(LinkStep::Invite).seal(&me());
-    let peer = PeerId([5; 32]);
     let mut all = vec![
         value(&signal(LinkStep::Offer { sdp: "v=0".to_owned() })),
         value(&signal(LinkStep::Answer { sdp: "v=0".to_owned() })),
@@ -186,17 +261,17 @@ fn signals() -> Vec<String> {
         value(&signal(LinkStep::Invite)),
     ];
     let to_relay = [
-        ToRelay::Signal { to: peer, envelope: sealed.clone() },
-        ToRelay::Forward { to: peer, piece: vec![1, 3, 5] },
+        ToRelay::Signal { to: PEER, envelope: sealed.clone() },
+        ToRelay::Forward { to: PEER, piece: vec![1, 3, 5] },
         ToRelay::Ping,
     ];
     let from_relay = [
         FromRelay::Challenge { nonce: [6; 32] },
-        FromRelay::Entered { peers: vec![peer] },
-        FromRelay::PeerEntered(peer),
-        FromRelay::PeerLeft(peer),
+        FromRelay::Entered { peers: vec![PEER] },
+        FromRelay::PeerEntered(PEER),
+        FromRelay::PeerLeft(PEER),
         FromRelay::Signal { from: me().peer(), envelope: sealed },
-        FromRelay::Forward { from: peer, piece: vec![1, 3, 5] },
+        FromRelay::Forward { from: PEER, piece: vec![1, 3, 5] },
         FromRelay::Pong,
         FromRelay::Draining { retry_ms: 1000 },
         FromRelay::Refused(Refusal::TooFast),
@@ -222,4 +297,15 @@ fn the_page_shows_these_bytes() {
         println!("{START}{wanted}{END}");
     }
     assert!(shown == wanted, "docs/protocol.md shows other bytes: put what is printed above in their place");
+}
+
+#[test]
+fn a_manifest_of_another_version_is_refused_and_both_versions_are_named() {
+    for found in [1, VERSION + 1] {
+        let sealed = me().seal(Domain::Manifest, &Manifest { version: found, ..manifest() });
+        let error = Manifest::open(&sealed).unwrap_err();
+        assert_eq!(error, WireError::OtherVersion { found, ours: VERSION });
+        assert!(error.to_string().contains(&format!("version {found}")), "{error}");
+    }
+    assert_eq!(Manifest::open(&me().seal(Domain::Manifest, &manifest())), Ok(manifest()));
 }

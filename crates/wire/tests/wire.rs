@@ -2,13 +2,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use shoal_wire::{
-    Digest, Identity, Millis, PeerId, RunId, WireError, codec,
+    Digest, Identity, Millis, PeerId, RunId, SessionId, WireError, codec,
     frame::{Frame, Joiner, Status, pieces},
     limits,
     record::{Commit, Join, Message, Said, Vote, VoteKind, seed_hash},
     relay::{FromRelay, LinkSignal, LinkStep, ToRelay, verify_enter},
     sign::Domain,
 };
+
+const SESSION: SessionId = SessionId([12; 32]);
 
 fn identity() -> Identity {
     Identity::from_secret([7; 32])
@@ -58,16 +60,19 @@ fn frames_have_these_bytes() {
 #[test]
 fn a_vote_is_signed_over_these_bytes() {
     let vote = Vote { parent: Digest([6; 32]), view: 3, kind: VoteKind::Precommit, body: Some(Digest([8; 32])) };
-    let payload = shoal_wire::record::vote_payload(run(), 17, vote);
-    assert_eq!(hex::encode(&payload), format!("{}1107{}030101{}", "01".repeat(32), "06".repeat(32), "08".repeat(32)));
-    let envelope = Said { run: run(), round: 17, message: Message::Vote(vote) }.seal(&identity());
+    let payload = shoal_wire::record::vote_payload(run(), 17, SESSION, vote);
+    assert_eq!(
+        hex::encode(&payload),
+        format!("{}11{}07{}030101{}", "01".repeat(32), "0c".repeat(32), "06".repeat(32), "08".repeat(32))
+    );
+    let envelope = Said { run: run(), round: 17, session: SESSION, message: Message::Vote(vote) }.seal(&identity());
     assert_eq!(envelope.payload, payload);
     assert_eq!(identity().peer().to_string(), "ea4a6c63e29c520abef5507b132ec5f9954776aebebe7b92421eea691446d22c");
 }
 
 #[test]
 fn what_is_sealed_opens_for_its_run_only() {
-    let envelope = Said { run: run(), round: 5, message: commit() }.seal(&identity());
+    let envelope = Said { run: run(), round: 5, session: SESSION, message: commit() }.seal(&identity());
     let said = Said::open(&envelope, run()).unwrap();
     assert_eq!((said.from(), said.round, &said.message), (identity().peer(), 5, &commit()));
     assert_eq!(Said::open(&envelope, RunId([2; 32])).unwrap_err(), WireError::OtherRun { what: "message" });
@@ -75,7 +80,7 @@ fn what_is_sealed_opens_for_its_run_only() {
 
 #[test]
 fn any_changed_byte_of_an_envelope_is_refused() {
-    let envelope = Said { run: run(), round: 5, message: commit() }.seal(&identity());
+    let envelope = Said { run: run(), round: 5, session: SESSION, message: commit() }.seal(&identity());
     let bytes = codec::encode(&envelope);
     for index in 0..bytes.len() {
         let mut bad = bytes.clone();

@@ -125,7 +125,7 @@ pub fn tiny_run(name: &str) -> TinyRun {
     let text = format!("Once upon a time there was {name}. ").repeat(20).into_bytes();
     let host = Identity::from_secret([1; 32]);
     let manifest = Manifest {
-        version: 1,
+        version: shoal_wire::manifest::VERSION,
         name: name.to_owned(),
         description: "For a test".to_owned(),
         host: "a test".to_owned(),

@@ -16,6 +16,7 @@ use shoal_learn::{Batch, Engine, Layout, StepSettings};
 use shoal_wire::manifest::{
     Charter, Codec, CreditRule, DataSpec, Manifest, ModelSpec, Outer, Privacy, Recipe, Tokenizer,
 };
+use shoal_wire::share::Share;
 use shoal_wire::{Digest, PeerId};
 
 use crate::trial::{Exchange, Trial};
@@ -97,6 +98,7 @@ impl Setting {
         for round in 1..=self.rounds {
             let model = params_to_bytes(&theta);
             let mut updates = Vec::new();
+            let before = (round > 1).then(|| trial.arrives(u64::from(round) - 1));
             for (number, trainer) in peers.iter_mut().enumerate() {
                 let order = TrainOrder {
                     round: round.into(),
@@ -105,17 +107,19 @@ impl Setting {
                     peer: peer_id(number),
                     steps: self.recipe.local_steps,
                     learning_rate_1024: 1024,
-                    // As the swarm does: where any update made it, none goes back.
-                    settled: (round > 1).then_some(true),
+                    // As the swarm does: of what was left out, the share that the round took is done with.
+                    settled: before.as_ref().map(|took| if took[number] { Share::WHOLE } else { share(took) }),
                 };
                 let trained = block_on(trainer.train(&order, async |_| Go::On))?;
                 updates.push(trained.context("nobody discards a round")?.update);
             }
             meter.bytes += updates.iter().map(|update| update.len() as u64).sum::<u64>() / updates.len() as u64;
-            let arrived = updates.iter().zip(trial.arrives(round.into())).filter(|(_, arrives)| *arrives);
+            let took = trial.arrives(round.into());
+            let arrived = updates.iter().zip(&took).filter(|(_, arrives)| **arrives);
             let weighted: Vec<(u16, &[u8])> = arrived.map(|(update, _)| (1, &update[..])).collect();
             let norms;
-            (theta, norms) = aggregate(&self.layout, &outer, &theta, &weighted, history.make_contiguous())?;
+            (theta, norms) =
+                aggregate(&self.layout, &outer, &theta, &weighted, history.make_contiguous(), share(&took))?;
             history.push_back(norms);
             history.drain(..history.len().saturating_sub(HISTORY_ROUNDS));
             meter.note(round, &theta)?;
@@ -175,7 +179,7 @@ impl Setting {
 
     fn manifest(&self, recipe: Recipe) -> Manifest {
         Manifest {
-            version: 1,
+            version: shoal_wire::manifest::VERSION,
             name: "quality".to_owned(),
             description: String::new(),
             host: String::new(),
@@ -192,6 +196,11 @@ impl Setting {
             seed: Digest::default(),
         }
     }
+}
+
+/// Of these peers' updates, that part whose bit is set; all have done the same work.
+fn share(took: &[bool]) -> Share {
+    Share { taken: took.iter().filter(|took| **took).count() as u32, promised: took.len() as u32 }
 }
 
 fn peer_id(number: usize) -> PeerId {

@@ -93,26 +93,28 @@ pub struct Arm {
     pub peers: u8,
     pub lost: u8,
     pub rates: Rates,
+    /// Most seeds that tell what is asked of it.
+    seeds_max: u64,
 }
 
 const fn shoal(codec: Codec, feedback_1024: u16) -> Exchange {
     Exchange::Shoal { codec, feedback_1024 }
 }
 
-const fn arm(name: &'static str, exchange: Exchange, peers: u8, lost: u8, rates: Rates) -> Arm {
-    Arm { name, exchange, peers, lost, rates }
+const fn arm(name: &'static str, exchange: Exchange, (peers, lost): (u8, u8), rates: Rates, seeds_max: u64) -> Arm {
+    Arm { name, exchange, peers, lost, rates, seeds_max }
 }
 
 /// In an order in which rates are known before they are taken.
 pub const ARMS: [Arm; 8] = [
-    arm("adamw", Exchange::Alone, 1, 0, Rates::Inner),
-    arm("dense4_one_peer", shoal(Codec::Dense4, FEEDBACK_1024), 1, 0, Rates::Of("adamw")),
-    arm("diloco_nesterov", Exchange::Diloco { momentum_percent: 90 }, 4, 0, Rates::Both),
-    arm("diloco_mean", Exchange::Diloco { momentum_percent: 0 }, 4, 0, Rates::Both),
-    arm("topk", shoal(Codec::Topk, FEEDBACK_1024), 4, 0, Rates::Both),
-    arm("topk_half_lost", shoal(Codec::Topk, FEEDBACK_1024), 4, 2, Rates::Of("topk")),
-    arm("topk_without_feedback", shoal(Codec::Topk, 0), 4, 0, Rates::Of("topk")),
-    arm("dense4", shoal(Codec::Dense4, FEEDBACK_1024), 4, 0, Rates::Of("diloco_mean")),
+    arm("adamw", Exchange::Alone, (1, 0), Rates::Inner, 8),
+    arm("dense4_one_peer", shoal(Codec::Dense4, FEEDBACK_1024), (1, 0), Rates::Of("adamw"), 8),
+    arm("diloco_nesterov", Exchange::Diloco { momentum_percent: 90 }, (4, 0), Rates::Both, 4),
+    arm("diloco_mean", Exchange::Diloco { momentum_percent: 0 }, (4, 0), Rates::Both, 8),
+    arm("topk", shoal(Codec::Topk, FEEDBACK_1024), (4, 0), Rates::Both, 8),
+    arm("topk_half_lost", shoal(Codec::Topk, FEEDBACK_1024), (4, 2), Rates::Of("topk"), 8),
+    arm("topk_without_feedback", shoal(Codec::Topk, 0), (4, 0), Rates::Of("topk"), 3),
+    arm("dense4", shoal(Codec::Dense4, FEEDBACK_1024), (4, 0), Rates::Of("diloco_mean"), 3),
 ];
 
 impl Arm {
@@ -121,8 +123,8 @@ impl Arm {
         Trial { exchange, peers, lost, lr_millionths, outer_1024, seed }
     }
 
-    /// Trainings by one peer cost a quarter, and what they must show is smaller: they have three times the seeds.
+    /// How many seeds it has where a comparison has `seeds`; two at least, for an interval.
     pub fn seeds(&self, seeds: u64) -> u64 {
-        if self.peers == 1 { seeds * 3 } else { seeds }
+        seeds.min(self.seeds_max).max(2)
     }
 }

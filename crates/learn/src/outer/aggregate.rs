@@ -3,6 +3,7 @@
 use shoal_wire::{
     limits::ROSTER_MAX,
     manifest::{Codec, Outer},
+    share::Share,
 };
 
 use super::{
@@ -36,7 +37,8 @@ impl Contribution<'_> {
 ///
 /// Each update is clipped per tensor by its rate, its norm per unit of weight: to the larger of the median rate of these
 /// updates and half the median of `history`, the median rates of the last rounds (one vector a round, one rate a
-/// tensor, oldest first). Returns the new parameters and this round's median rates, in units of 2⁻⁴⁰ at full weight;
+/// tensor, oldest first). Their mean is applied at α times the root of the `share` of the promised weight that they are
+/// (docs/decisions/0026). Returns the new parameters and this round's median rates, in units of 2⁻⁴⁰ at full weight;
 /// no updates change nothing and have no rates.
 pub fn aggregate(
     layout: &Layout,
@@ -44,6 +46,7 @@ pub fn aggregate(
     theta: &[f32],
     updates: &[(u16, &[u8])],
     history: &[Vec<u64>],
+    share: Share,
 ) -> Result<(Vec<f32>, Vec<u64>), UpdateError> {
     if theta.len() != layout.len() {
         return Err(UpdateError::Length { got: theta.len(), expected: layout.len() });
@@ -54,7 +57,7 @@ pub fn aggregate(
     if updates.is_empty() {
         return Ok((theta.to_vec(), Vec::new()));
     }
-    let divisor = i128::from(reader.weight()) * 1024;
+    let divisor = divisor(reader.weight(), share);
     let mut next = Vec::with_capacity(theta.len());
     let mut medians = Vec::with_capacity(layout.tensors.len());
     for (index, tensor) in layout.tensors.iter().enumerate() {
@@ -69,6 +72,14 @@ pub fn aggregate(
     }
     reader.finish()?;
     Ok((next, medians))
+}
+
+/// What a sum times α in 1/1,024 is divided by: 1,024 times the weight, and the root of what was promised over what was taken.
+fn divisor(weight: i64, share: Share) -> i128 {
+    let taken = u128::from(share.taken.max(1));
+    let promised = u128::from(share.promised).max(taken);
+    let weight = u128::from(weight.unsigned_abs()) * 1024;
+    (weight * weight * promised / taken).isqrt() as i128
 }
 
 /// The largest rate that passes: the larger of these updates' median and half the median of the last rounds.

@@ -3,6 +3,7 @@
 use shoal_wire::{
     Digest,
     manifest::{Codec, ModelSpec, Outer, RopeScaling},
+    share::Share,
 };
 
 use super::{Residual, UpdateError, aggregate, params_to_bytes};
@@ -41,7 +42,7 @@ pub fn run() -> Result<Digest, UpdateError> {
             }
             let weighted: Vec<(u16, &[u8])> =
                 [4095, 17, 1023].into_iter().zip(updates.iter().map(Vec::as_slice)).collect();
-            let (next, norms) = aggregate(&layout, &outer, &theta, &weighted, &history)?;
+            let (next, norms) = aggregate(&layout, &outer, &theta, &weighted, &history, Share::WHOLE)?;
             theta = next;
             history.push(norms);
         }

@@ -3,10 +3,11 @@
 //! e ← βe + Δ; send Q(e); e ← e − Q(e). Kept in integers, so at β = 1 nothing is ever lost: e + Σ sent = Σ Δ exactly.
 
 use shoal_wire::manifest::{Codec, Outer};
+use shoal_wire::share::Share;
 
 use super::{
     UpdateError,
-    fixed::{div_1024_half_even, from_f32},
+    fixed::{div_1024_half_even, div_half_even, from_f32},
     update,
 };
 use crate::Layout;
@@ -47,14 +48,17 @@ impl Residual {
         Ok(bytes)
     }
 
-    /// An update that is not done with goes back: its content is sent again later. That is for rounds that took no
-    /// update at all (docs/decisions/0023): where others' were taken, their mean moved the model as far.
-    pub fn settle(&mut self, layout: &Layout, done: bool) -> Result<(), UpdateError> {
+    /// The last update is done with by this share; the rest of its content goes back and is sent again later. Of an
+    /// update that a round left out, that is the share that the round took of all: by so much it moved the model without
+    /// it (docs/decisions/0026).
+    pub fn settle(&mut self, layout: &Layout, done: Share) -> Result<(), UpdateError> {
+        let promised = done.promised.max(1);
+        let rest = promised.saturating_sub(done.taken);
         if let Some((codec, bytes)) = self.sent.take()
-            && !done
+            && rest > 0
         {
             for (value, sent) in self.values.iter_mut().zip(update::decode(layout, codec, &bytes)?) {
-                *value += sent;
+                *value += div_half_even(i128::from(sent) * i128::from(rest), i128::from(promised)) as i64;
             }
         }
         Ok(())

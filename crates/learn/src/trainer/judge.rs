@@ -9,7 +9,7 @@
 //! round: about 3 % of its compute.
 
 use blake3::Hasher;
-use shoal_wire::{Digest, PeerId, judging::Score, manifest::Codec};
+use shoal_wire::{Digest, PeerId, judging::Score, manifest::Codec, share::Share};
 
 use super::{Go, TrainError, Trainer};
 use crate::{
@@ -46,7 +46,7 @@ pub struct JudgeOrder<'a> {
     pub model: &'a [u8],
     /// From which each author's data follows, as in [`super::TrainOrder`].
     pub randomness: Digest,
-    pub subjects: Vec<Subject<'a>>,
+    pub subjects: Vec<JudgedUpdate<'a>>,
     /// This peer's own update of the round.
     pub own: Option<&'a [u8]>,
     /// Updates of the round with their authors, those that were committed first in front.
@@ -55,7 +55,7 @@ pub struct JudgeOrder<'a> {
 
 /// An update to judge.
 #[derive(Clone, Copy, Debug)]
-pub struct Subject<'a> {
+pub struct JudgedUpdate<'a> {
     pub author: PeerId,
     pub update: &'a [u8],
     /// Steps that its author says it trained: it is measured on their data.
@@ -130,7 +130,7 @@ impl<E: Engine> Trainer<E> {
         }
         let mut scores = Vec::with_capacity(order.subjects.len());
         for (subject, (batches, before)) in order.subjects.iter().zip(&assigned) {
-            let Subject { author, update, .. } = *subject;
+            let JudgedUpdate { author, update, .. } = *subject;
             self.load_with(theta, update, |error| TrainError::Subject { author, error })?;
             let assigned = fall(*before, self.mean_loss(batches, go).await?);
             let other = fall(other_before, self.mean_loss(&unassigned, go).await?);
@@ -148,7 +148,7 @@ impl<E: Engine> Trainer<E> {
     }
 
     /// Batches of some of the author's steps, one of each of equal parts of the round.
-    fn assigned(&self, randomness: Digest, seed: Digest, subject: &Subject<'_>) -> Result<Vec<Batch>, DataError> {
+    fn assigned(&self, randomness: Digest, seed: Digest, subject: &JudgedUpdate<'_>) -> Result<Vec<Batch>, DataError> {
         let (rows, context) = (self.recipe.batch as usize, self.recipe.context as usize);
         let most = self.recipe.local_steps;
         let steps = drawn_steps(seed, subject.author, subject.steps.clamp(1, most), judged_batches(most));
@@ -163,8 +163,8 @@ impl<E: Engine> Trainer<E> {
         update: &[u8],
         blame: impl Fn(UpdateError) -> TrainError,
     ) -> Result<(), TrainError> {
-        let (next, _) =
-            outer::aggregate(&self.layout, &self.recipe.outer, theta, &[(1, update)], &[]).map_err(blame)?;
+        let (next, _) = outer::aggregate(&self.layout, &self.recipe.outer, theta, &[(1, update)], &[], Share::WHOLE)
+            .map_err(blame)?;
         Ok(self.engine.load(&next)?)
     }
 
@@ -188,9 +188,9 @@ impl<E: Engine> Trainer<E> {
     fn compare(
         &self,
         order: &JudgeOrder<'_>,
-        subject: &Subject<'_>,
+        subject: &JudgedUpdate<'_>,
     ) -> Result<(Option<i16>, Option<PeerId>), TrainError> {
-        let Subject { author, update, .. } = *subject;
+        let JudgedUpdate { author, update, .. } = *subject;
         let place = order.round_updates.iter().position(|(peer, _)| *peer == author);
         // Of one that is not among the round's updates, nobody knows what came earlier.
         let earlier = &order.round_updates[..place.unwrap_or(0)];

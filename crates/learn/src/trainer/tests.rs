@@ -58,7 +58,7 @@ impl Engine for Fake {
 fn manifest() -> Manifest {
     let preset = Preset::Tiny;
     Manifest {
-        version: 1,
+        version: shoal_wire::manifest::VERSION,
         name: "test".to_owned(),
         description: String::new(),
         host: String::new(),
@@ -155,7 +155,7 @@ fn a_discarded_round_leaves_the_residual_and_no_losses_behind() {
 }
 
 #[test]
-fn an_update_that_was_not_accepted_is_owed_again() {
+fn of_an_update_that_was_left_out_as_much_is_owed_again_as_the_round_did_not_take() {
     let model = model();
     let owed = |settled| {
         let mut trainer = trainer();
@@ -166,8 +166,10 @@ fn an_update_that_was_not_accepted_is_owed_again() {
         values / trainer.layout().len() as i128
     };
     let delta = (0.2 * (1u64 << outer::FRACTION_BITS) as f64) as i128;
-    assert!(owed(false) > delta * 9 / 10, "{}", owed(false));
-    assert!(owed(true) < delta / 4, "{}", owed(true));
+    let (all, half, none) = (owed(Share::NOTHING), owed(Share { taken: 2, promised: 4 }), owed(Share::WHOLE));
+    assert!(all > delta * 9 / 10, "{all}");
+    assert!(half > delta / 3 && half < delta * 2 / 3, "{half}");
+    assert!(none < delta / 4, "{none}");
 }
 
 #[test]
@@ -204,7 +206,7 @@ fn judging_leaves_weights_and_moments_as_they_were_whether_it_ends_or_is_stopped
     let (mut trainer, model) = (trainer(), model());
     let update = block_on(trainer.train(&order(&model), async |_| Go::On)).unwrap().unwrap().update;
     let (weights, steps) = (trainer.engine.weights.clone(), trainer.engine.seen.len());
-    let subjects = vec![Subject { author: PeerId([3; 32]), update: &update, steps: 20 }];
+    let subjects = vec![JudgedUpdate { author: PeerId([3; 32]), update: &update, steps: 20 }];
     let judged = JudgeOrder {
         model: &model,
         randomness: Digest([1; 32]),

@@ -1,12 +1,12 @@
 //! Judgements and proofs of contradiction as the chain sees them.
 
 use shoal_wire::{
-    Digest, Envelope, PeerId, Round,
+    Digest, Envelope, PeerId, Round, SessionId,
     judging::{Equivocation, Judgement, Score},
     record::{Body, Commit, Message, Verdict, Vote, VoteKind},
 };
 
-use super::{Assessment, Draw, Opinion, Subject, assess, draw};
+use super::{Assessment, Measurable, Opinion, Panels, assess, draw};
 use crate::{
     Chain, LedgerError,
     chain::{ascending, open},
@@ -27,7 +27,7 @@ pub struct Judged<'a> {
 
 impl Chain {
     /// Who audits whom in the next round, once these seeds are revealed.
-    pub fn draw(&self, authors: &[PeerId], seeds: &[Option<Digest>]) -> Draw {
+    pub fn draw(&self, authors: &[PeerId], seeds: &[Option<Digest>]) -> Panels {
         let revealed: Vec<PeerId> =
             authors.iter().zip(seeds).filter(|(_, seed)| seed.is_some()).map(|(author, _)| *author).collect();
         let head = self.head();
@@ -42,23 +42,23 @@ impl Chain {
         ascending("judgements", round.judgements.iter().map(|envelope| envelope.from))?;
         let mut opinions = Vec::new();
         for envelope in round.judgements {
-            let said = open("judgement", envelope, self.run())?;
+            let said = self.hear("judgement", envelope, self.head().round + 1)?;
             let Message::Judgement(judgement) = &said.message else {
                 return Err(LedgerError::Misplaced { what: "judgement", peer: said.from() });
             };
-            if said.round != self.head().round + 1 || judgement.draw != randomness {
+            if judgement.draw != randomness {
                 return Err(LedgerError::Misplaced { what: "judgement", peer: said.from() });
             }
             opinions.extend(opinions_in(judgement, said.from(), &draw, round.commits)?);
         }
         let is_formed = |verdict: &Verdict| matches!(verdict, Verdict::Accepted | Verdict::Harmful | Verdict::Copied);
         let assigned = self.assigned_tokens().max(1);
-        let subjects: Vec<Subject> = round
+        let subjects: Vec<Measurable> = round
             .commits
             .iter()
             .zip(round.verdicts)
             .filter(|(_, verdict)| is_formed(verdict))
-            .map(|((author, commit), _)| Subject {
+            .map(|((author, commit), _)| Measurable {
                 author: *author,
                 update: commit.update,
                 work_1024: (commit.tokens.min(assigned) * 1024 / assigned).max(1) as i64,
@@ -78,19 +78,25 @@ impl Chain {
         })
     }
 
-    /// Whom two signed messages convict: a member that signed two different votes where it has one.
+    /// Whom two signed messages convict: a member of whom one session signed two different votes where it has one. Two
+    /// sessions of one identity are two processes that know nothing of each other's votes, and only one of them counts.
     pub fn convicts(&self, proof: &Equivocation) -> Result<PeerId, LedgerError> {
         let (first, second) = (open("vote", &proof.first, self.run())?, open("vote", &proof.second, self.run())?);
         let peer = first.from();
         let misplaced = Err(LedgerError::Misplaced { what: "proof", peer });
         let (Message::Vote(one), Message::Vote(other)) = (&first.message, &second.message) else { return misplaced };
         let place = |vote: &Vote| (vote.parent, vote.view, vote.kind);
+        let one_session = first.session == second.session && first.session != SessionId::NONE;
         let ordinary = matches!(one.kind, VoteKind::Prevote | VoteKind::Precommit);
         let contradict = place(one) == place(other) && first.round == second.round && one.body != other.body;
         let next = self.head().round + 1;
         let recent = first.round <= next && first.round + PROOF_ROUNDS_MAX >= next;
         let member = self.member(peer).is_some_and(|member| member.since <= first.round);
-        if second.from() == peer && ordinary && contradict && recent && member { Ok(peer) } else { misplaced }
+        if second.from() == peer && one_session && ordinary && contradict && recent && member {
+            Ok(peer)
+        } else {
+            misplaced
+        }
     }
 
     /// Those whom a body's proofs convict, in peer order.
@@ -106,7 +112,7 @@ impl Chain {
 pub fn check_judgement(
     judgement: &Judgement,
     auditor: PeerId,
-    draw: &Draw,
+    draw: &Panels,
     commits: &[(PeerId, Commit)],
 ) -> Result<(), LedgerError> {
     opinions_in(judgement, auditor, draw, commits).map(|_| ())
@@ -132,7 +138,7 @@ pub(crate) fn check_verdicts(
 fn opinions_in(
     judgement: &Judgement,
     auditor: PeerId,
-    draw: &Draw,
+    draw: &Panels,
     commits: &[(PeerId, Commit)],
 ) -> Result<Vec<Opinion>, LedgerError> {
     let mut drawn = commits.iter().filter(|(author, _)| draw.get(author).is_some_and(|all| all.contains(&auditor)));

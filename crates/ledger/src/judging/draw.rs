@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_wire::{Digest, PeerId, record::Member};
 
-use super::evidence;
+use super::{evidence, verdict::REFERENCE_UPDATES_MIN};
 use crate::roster::{is_established, is_trusted, is_young, vote_weights};
 
 /// Auditors of one update, where the roster has so many.
@@ -17,22 +17,28 @@ pub const AUDITORS: usize = 3;
 const FLOOR_65536: u64 = 65_536 / 16;
 
 /// The auditors of each author whose update is audited.
-pub type Draw = BTreeMap<PeerId, BTreeSet<PeerId>>;
+pub type Panels = BTreeMap<PeerId, BTreeSet<PeerId>>;
 
 /// Draws the audits of a round whose `authors` (in peer order) revealed their seeds. Who is not trusted yet is always
-/// audited; others with probability max(1/n, 1/16) after n valid audits (BOINC's adaptive replication, with a floor).
+/// audited; others with probability max(1/n, 1/16) after n valid audits (BOINC's adaptive replication, with a floor), and
+/// more of them where somebody is not trusted and there would be too few to compare it with.
 /// Auditors are those of them that weigh fully, and the anchors; audits are spread evenly.
-pub fn draw(randomness: Digest, roster: &[Member], anchors: &[PeerId], authors: &[PeerId]) -> Draw {
+pub fn draw(randomness: Digest, roster: &[Member], anchors: &[PeerId], authors: &[PeerId]) -> Panels {
     let auditors = auditors(roster, anchors, authors);
-    let is_audited = |member: &&Member| authors.contains(&member.peer) && is_audited(randomness, member);
-    let mut subjects: Vec<(Digest, PeerId)> = roster
-        .iter()
-        .filter(is_audited)
-        .map(|member| (ticket("shoal 2026 v1 audited in turn", randomness, &[member.peer]), member.peer))
-        .collect();
+    let in_turn = |member: &Member| (ticket("shoal 2026 v1 audited in turn", randomness, &[member.peer]), member.peer);
+    let present = || roster.iter().filter(|member| authors.contains(&member.peer));
+    let mut subjects: Vec<(Digest, PeerId)> =
+        present().filter(|member| is_audited(randomness, member)).map(in_turn).collect();
     subjects.sort_unstable();
+    if present().any(|member| !is_trusted(member)) && subjects.len() < REFERENCE_UPDATES_MIN {
+        let mut others: Vec<(Digest, PeerId)> =
+            present().filter(|member| !is_audited(randomness, member)).map(in_turn).collect();
+        others.sort_unstable();
+        let lacking = REFERENCE_UPDATES_MIN - subjects.len();
+        subjects.extend(others.into_iter().take(lacking));
+    }
     let mut load: BTreeMap<PeerId, u32> = auditors.iter().map(|peer| (*peer, 0)).collect();
-    let mut drawn = Draw::new();
+    let mut drawn = Panels::new();
     for (_, author) in subjects {
         let mut by_load: Vec<(u32, Digest, PeerId)> = load
             .iter()
@@ -97,7 +103,7 @@ mod tests {
         (roster, authors)
     }
 
-    fn load(draw: &Draw, auditor: PeerId) -> usize {
+    fn load(draw: &Panels, auditor: PeerId) -> usize {
         draw.values().filter(|auditors| auditors.contains(&auditor)).count()
     }
 
@@ -142,6 +148,20 @@ mod tests {
             let share = (0..rounds).map(audited).sum::<usize>() as f64 / f64::from(rounds * 5);
             assert!((share - expected).abs() < 0.004, "{valid} valid audits: {share}");
         }
+    }
+
+    #[test]
+    fn where_somebody_is_not_trusted_there_are_others_to_compare_it_with() {
+        let (roster, authors) = roster(&[1_000, 1_000, 3, 1_000, 1_000, 1_000, 1_000]);
+        let mut compared = BTreeSet::new();
+        for seed in 0..100_u8 {
+            let drawn = draw(Digest::of(&[seed]), &roster, &[], &authors);
+            assert!(drawn.contains_key(&authors[2]) && drawn.len() >= REFERENCE_UPDATES_MIN, "{}", drawn.len());
+            compared.extend(drawn.into_keys());
+        }
+        assert_eq!(compared.len(), authors.len(), "all in turn");
+        let few = draw(Digest::of(b"few"), &roster[..3], &[], &authors[..3]);
+        assert_eq!(few.len(), 3, "as many as there are");
     }
 
     #[test]

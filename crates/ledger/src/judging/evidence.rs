@@ -16,6 +16,11 @@ pub const BAN_ROUNDS: u64 = 32;
 /// Honest work fails an audit in at most 10 % of cases (p0), lies in at least 70 % (p1): ln 7 and ln 3.
 const FAILED: u32 = 1946;
 const PASSED: u32 = 1099;
+/// What an accepted update brings, over what honest work does, is about normal with a deviation of 0.35, around 0.6 or
+/// more for honest work and around 0 for noise. The logarithm of the likelihood ratio is then (0.6² - 2 · 0.6 · x) / (2 ·
+/// 0.35²) at x: so much at 0, and so much less for each whole.
+const WORTHLESS: i64 = 1469;
+const A_WHOLE: i64 = 4898;
 /// A divided panel convinces half as much: liars among the auditors make such ones.
 const FAILED_DIVIDED: u32 = FAILED / 2;
 /// Honest work fails the test of assigned data in at most a third of cases, copies and old work in half: ln(3/2) and
@@ -71,12 +76,22 @@ pub fn malformed(standing: Standing) -> Standing {
     Standing { evidence: cusum(standing.evidence, true, FAILED, PASSED), ..standing }
 }
 
+/// Evidence after an update that was good enough to be accepted. One alone may be a poor one by chance; who brings
+/// little in most rounds does not work.
+fn good(evidence: u32, worth_1024: Option<i64>, failed: u32) -> u32 {
+    let Some(worth_1024) = worth_1024 else { return cusum(evidence, false, failed, PASSED) };
+    let step = WORTHLESS - A_WHOLE.saturating_mul(worth_1024) / 1024;
+    let up = u32::try_from(step.max(0)).unwrap_or(u32::MAX).min(failed);
+    let down = u32::try_from(-step.min(0)).unwrap_or(u32::MAX).min(PASSED);
+    cusum(evidence, step > 0, up, down)
+}
+
 /// A member's standing after a round.
 pub fn after_round(mut standing: Standing, peer: PeerId, round: &Assessment) -> Standing {
     let failed = if round.is_unanimous(peer) { FAILED } else { FAILED_DIVIDED };
     standing.evidence = match round.finding(peer) {
         Finding::Open => standing.evidence,
-        Finding::Good => cusum(standing.evidence, false, failed, PASSED),
+        Finding::Good => good(standing.evidence, round.worth_1024(peer), failed),
         Finding::Harmful | Finding::Copied => cusum(standing.evidence, true, failed, PASSED),
     };
     if let Some(on_assigned) = round.is_on_assigned_data(peer) {
@@ -180,7 +195,24 @@ mod tests {
         let nats = |ratio: f64| (ratio.ln() * 1000.0).round() as u32;
         assert_eq!((FAILED, PASSED), (nats(0.7 / 0.1), nats(0.9 / 0.3)));
         assert_eq!((UNASSIGNED, ASSIGNED), (nats(3.0 / 2.0), nats(4.0 / 3.0)));
+        let (honest, deviation) = (0.6_f64, 0.35_f64);
+        let ratio = |worth: f64| ((honest * honest - 2.0 * honest * worth) / (2.0 * deviation * deviation)).exp();
+        assert_eq!(WORTHLESS, i64::from(nats(ratio(0.0))));
+        assert_eq!(A_WHOLE, (1000.0 * (ratio(0.0) / ratio(1.0)).ln()).round() as i64);
         assert_eq!((ALONE, AGREED), (nats(0.4 * 6.0), nats(5.0 / 6.0 / 0.6)));
+    }
+
+    #[test]
+    fn who_brings_nothing_is_banned_in_eight_rounds_although_its_updates_pass_and_half_work_never_is() {
+        let after = |rounds: u32, worth: i64| (0..rounds).fold(0, |evidence, _| good(evidence, Some(worth), FAILED));
+        assert!(after(7, 0) < BAN_MILLINATS && after(8, 0) >= BAN_MILLINATS);
+        assert!(after(15, 1024 / 8) >= BAN_MILLINATS, "an eighth of what others bring");
+        assert_eq!(after(1000, 1024 / 2), 0);
+        assert_eq!(after(1000, 1024 / 3), 0);
+        // One alone counts no more than a failed or a passed audit, however far it is off.
+        assert_eq!(good(0, Some(i64::MIN), FAILED), FAILED);
+        assert_eq!(good(5_000, Some(i64::MAX), FAILED), 5_000 - PASSED);
+        assert_eq!(good(5_000, None, FAILED), 5_000 - PASSED);
     }
 
     #[test]

@@ -10,6 +10,6 @@ mod verdict;
 
 pub(crate) use check::check_verdicts;
 pub use check::{Judged, check_judgement};
-pub use draw::{AUDITORS, Draw, draw};
+pub use draw::{AUDITORS, Panels, draw};
 pub use evidence::{BAN_MILLINATS, BAN_ROUNDS};
-pub use verdict::{Assessment, Finding, Opinion, Subject, assess};
+pub use verdict::{Assessment, Finding, Measurable, Opinion, assess};

@@ -4,18 +4,22 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_wire::{Digest, PeerId, judging::Score, record::Verdict};
 
-use super::Draw;
+use super::Panels;
 
 /// Differences below this, in millionths of a nat, are noise of the measurement.
 const NOISE: i64 = 50;
-/// An honest update brings at least this part of what the others bring.
+/// An honest update brings at least this part of what others' bring on the data of its author.
+const SHARE_ASSIGNED: i64 = 4;
+/// Where what the others bring is too little or too few to tell, it brings at least this part of it anywhere.
 const SHARE: i64 = 8;
+/// From this on, in millionths of a nat, what others bring stands out from the measurement.
+const REFERENCE_MIN: i64 = 8 * NOISE;
 /// It does no more harm elsewhere than so many times what it brings, or what others bring.
 const UNDOES: i64 = 3;
 /// And it has at least this part of others' advantage on the assigned data.
 const MARGIN_SHARE: i64 = 4;
 /// The round's median stands for honest work once so many updates were measured, auditors' own ones too.
-const REFERENCE_UPDATES_MIN: usize = 4;
+pub(super) const REFERENCE_UPDATES_MIN: usize = 4;
 /// Nobody is refused on the word of one auditor.
 const AGREE_MIN: usize = 2;
 /// A full round of local steps.
@@ -23,7 +27,7 @@ const WORK_FULL: i64 = 1024;
 
 /// A committed update that can be measured: its seed is revealed, and its form is good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Subject {
+pub struct Measurable {
     pub author: PeerId,
     pub update: Digest,
     /// Tokens trained, in 1/1024 of those assigned.
@@ -55,6 +59,8 @@ pub struct Assessment {
     unanimous: BTreeSet<PeerId>,
     /// By how much each audited update would make the loss fall on its author's data for a full round of work.
     rates: BTreeMap<PeerId, i64>,
+    /// What each audited update brings on its author's data, in 1/1024 of what is expected; only where that can be told.
+    worth_1024: BTreeMap<PeerId, i64>,
     /// Updates that helped no more on the data their authors were assigned than elsewhere, where others' did.
     unassigned: BTreeSet<PeerId>,
     /// Updates of which it could be told whether they were trained on the assigned data.
@@ -77,6 +83,11 @@ impl Assessment {
         self.tested.contains(&author).then(|| !self.unassigned.contains(&author))
     }
 
+    /// What an audited update brings on its author's data, in 1/1024 of what honest work is expected to.
+    pub(super) fn worth_1024(&self, author: PeerId) -> Option<i64> {
+        self.worth_1024.get(&author).copied()
+    }
+
     pub(super) fn rates(&self) -> &BTreeMap<PeerId, i64> {
         &self.rates
     }
@@ -97,11 +108,11 @@ impl Assessment {
 
 /// Weighs the opinions on these subjects. Opinions on others, and of those who were not drawn, are passed over.
 ///
-/// An opinion is against an update when the loss falls by less than an eighth of what the median update brings for the
-/// same work (where few were audited, also of the auditors' own; where these are few, of the auditor's own), on its
-/// author's data and on other data alike, or when it undoes elsewhere three times that. The majority of an update's
-/// auditors decides.
-pub fn assess(subjects: &[Subject], draw: &Draw, opinions: &[Opinion]) -> Assessment {
+/// An opinion is against an update when it brings less than a quarter of what the median update brings on its author's
+/// data for the same work, or undoes elsewhere three times that. Where fewer than four were audited, or they bring next to
+/// nothing, it is against what brings less than an eighth on its author's data and on other data alike: of the median with
+/// the auditors' own updates, or else of the auditor's own. The majority of an update's auditors decides.
+pub fn assess(subjects: &[Measurable], draw: &Panels, opinions: &[Opinion]) -> Assessment {
     let work: BTreeMap<PeerId, i64> = subjects.iter().map(|subject| (subject.author, subject.work_1024)).collect();
     let full = |value: i32, peer: &PeerId| {
         i64::from(value) * WORK_FULL / work.get(peer).copied().unwrap_or(WORK_FULL).clamp(1, WORK_FULL)
@@ -125,7 +136,9 @@ pub fn assess(subjects: &[Subject], draw: &Draw, opinions: &[Opinion]) -> Assess
     if brought.len() < REFERENCE_UPDATES_MIN {
         brought.extend(own.into_values());
     }
+    let comparable = rates.len() >= REFERENCE_UPDATES_MIN;
     let reference = (brought.len() >= REFERENCE_UPDATES_MIN).then(|| median(brought));
+    let clear = reference.filter(|expected| comparable && *expected >= REFERENCE_MIN);
     // Where few were measured, an auditor that trains nothing knows not what is little: only its praise counts.
     let is_harmful = |opinion: &Opinion| {
         let own = opinion.score.own.map(|own| full(own, &opinion.auditor));
@@ -135,7 +148,11 @@ pub fn assess(subjects: &[Subject], draw: &Draw, opinions: &[Opinion]) -> Assess
         };
         // Late in a run honest updates fit their own data and lose elsewhere up to as much as they win there.
         let undoes = -UNDOES * expected.max(rate(&opinion)).max(0) - NOISE;
-        Some(helps_too_little(rate(&opinion), other, expected) || other < undoes)
+        let too_little = match clear {
+            Some(clear) => rate(&opinion) < clear / SHARE_ASSIGNED,
+            None => helps_too_little(rate(&opinion), other, expected),
+        };
+        Some(too_little || other < undoes)
     };
     let copied_from =
         |opinion: &Opinion| opinion.score.copies.filter(|other| *other != opinion.author && work.contains_key(other));
@@ -160,6 +177,10 @@ pub fn assess(subjects: &[Subject], draw: &Draw, opinions: &[Opinion]) -> Assess
         assessment.findings.insert(author, Finding::Open);
     }
     test_assigned(&mut assessment, &medians(&by_author, margin), reference);
+    if let Some(expected) = clear {
+        let worth = |(author, rate): (&PeerId, &i64)| (*author, rate.saturating_mul(1024) / expected);
+        assessment.worth_1024 = assessment.rates.iter().map(worth).collect();
+    }
     assessment
 }
 
@@ -207,7 +228,7 @@ fn note_auditors(assessment: &mut Assessment, author: PeerId, voices: &[(&Opinio
 /// the round's median update shows it.
 fn test_assigned(assessment: &mut Assessment, margins: &BTreeMap<PeerId, i64>, reference: Option<i64>) {
     let usual = median(margins.values().copied().collect());
-    if reference.is_none_or(|reference| usual * 8 < reference.max(8 * NOISE)) {
+    if reference.is_none_or(|reference| usual * 8 < reference.max(REFERENCE_MIN)) {
         return;
     }
     for (author, margin) in margins {
@@ -265,11 +286,11 @@ mod tests {
 
     /// Peers 1 to n with full work, each audited by the next three, which say what `of` says of it.
     fn round(n: u8, of: impl Fn(u8, u8) -> Score) -> Assessment {
-        let subjects: Vec<Subject> = (1..=n)
-            .map(|author| Subject { author: peer(author), update: Digest([author; 32]), work_1024: 1024 })
+        let subjects: Vec<Measurable> = (1..=n)
+            .map(|author| Measurable { author: peer(author), update: Digest([author; 32]), work_1024: 1024 })
             .collect();
         let auditors = |author: u8| (1..=3).map(move |step| (author - 1 + step) % n + 1);
-        let draw: Draw = (1..=n).map(|author| (peer(author), auditors(author).map(peer).collect())).collect();
+        let draw: Panels = (1..=n).map(|author| (peer(author), auditors(author).map(peer).collect())).collect();
         let opinions: Vec<Opinion> = (1..=n)
             .flat_map(|author| auditors(author).map(move |auditor| (author, auditor)))
             .map(|(author, auditor)| Opinion {
@@ -309,8 +330,8 @@ mod tests {
     #[test]
     fn where_few_are_audited_the_auditors_own_update_is_the_measure() {
         for (assigned, finding) in [(0, Finding::Harmful), (1_000, Finding::Harmful), (1_200, Finding::Good)] {
-            let subjects = [Subject { author: peer(1), update: Digest::default(), work_1024: 1024 }];
-            let draw = Draw::from([(peer(1), (2..=4).map(peer).collect())]);
+            let subjects = [Measurable { author: peer(1), update: Digest::default(), work_1024: 1024 }];
+            let draw = Panels::from([(peer(1), (2..=4).map(peer).collect())]);
             let opinion =
                 |auditor| Opinion { auditor: peer(auditor), author: peer(1), score: score(assigned, assigned) };
             let found = assess(&subjects, &draw, &[opinion(2), opinion(3), opinion(4)]);
@@ -346,8 +367,8 @@ mod tests {
     #[test]
     fn auditors_that_do_not_train_refuse_nobody_where_they_have_no_measure() {
         for (gain, finding) in [(-5_000, Finding::Open), (5_000, Finding::Good)] {
-            let subjects = [Subject { author: peer(1), update: Digest::default(), work_1024: 1024 }];
-            let draw = Draw::from([(peer(1), (2..=3).map(peer).collect())]);
+            let subjects = [Measurable { author: peer(1), update: Digest::default(), work_1024: 1024 }];
+            let draw = Panels::from([(peer(1), (2..=3).map(peer).collect())]);
             let idle = Score { own: None, ..score(gain, gain) };
             let opinion = |auditor| Opinion { auditor: peer(auditor), author: peer(1), score: idle };
             assert_eq!(assess(&subjects, &draw, &[opinion(2), opinion(3)]).finding(peer(1)), finding);
@@ -356,14 +377,14 @@ mod tests {
 
     #[test]
     fn little_work_is_measured_as_little_work() {
-        let subjects: Vec<Subject> = (1..=5)
-            .map(|author| Subject {
+        let subjects: Vec<Measurable> = (1..=5)
+            .map(|author| Measurable {
                 author: peer(author),
                 update: Digest::default(),
                 work_1024: if author == 1 { 128 } else { 1024 },
             })
             .collect();
-        let draw: Draw = (1..=5).map(|author| (peer(author), BTreeSet::from([peer(6), peer(7)]))).collect();
+        let draw: Panels = (1..=5).map(|author| (peer(author), BTreeSet::from([peer(6), peer(7)]))).collect();
         let opinions: Vec<Opinion> = (1..=5)
             .flat_map(|author| [6, 7].map(|auditor| (author, auditor)))
             .map(|(author, auditor)| Opinion {
@@ -387,8 +408,8 @@ mod tests {
 
     #[test]
     fn nobody_is_refused_on_the_word_of_one_nor_found_good_where_a_second_was_asked() {
-        let subjects = [Subject { author: peer(1), update: Digest::default(), work_1024: 1024 }];
-        let draw = Draw::from([(peer(1), (2..=4).map(peer).collect())]);
+        let subjects = [Measurable { author: peer(1), update: Digest::default(), work_1024: 1024 }];
+        let draw = Panels::from([(peer(1), (2..=4).map(peer).collect())]);
         for assigned in [-15_000, 15_000] {
             let opinion = Opinion { auditor: peer(2), author: peer(1), score: score(assigned, assigned) };
             assert_eq!(assess(&subjects, &draw, &[opinion]).finding(peer(1)), Finding::Open);

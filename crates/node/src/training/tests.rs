@@ -4,6 +4,7 @@ use shoal_learn::{Batch, StepSettings, init, outer::params_to_bytes, presets::Pr
 use shoal_wire::{
     Digest,
     manifest::{Charter, Chunk, CreditRule, DataSource, DataSpec, Privacy, Tokenizer},
+    share::Share,
 };
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -111,7 +112,7 @@ fn manifest(genesis: &[u8]) -> Manifest {
     let mut recipe = preset.recipe();
     (recipe.local_steps, recipe.batch, recipe.context) = (STEPS, 2, 16);
     Manifest {
-        version: 1,
+        version: shoal_wire::manifest::VERSION,
         name: "a test".into(),
         description: String::new(),
         host: "tests".into(),
@@ -162,7 +163,14 @@ impl World {
     fn round(&mut self, round: u64) -> Outcome {
         let model = self.genesis.clone();
         let randomness = Digest::of(b"randomness");
-        let work = Job::Train { round, model, randomness, steps: STEPS, learning_rate_1024: 1024, settled: Some(true) };
+        let work = Job::Train {
+            round,
+            model,
+            randomness,
+            steps: STEPS,
+            learning_rate_1024: 1024,
+            settled: Some(Share::WHOLE),
+        };
         self.room.work(&work, &Steering::default())
     }
 

@@ -12,5 +12,5 @@ mod scale;
 mod world;
 
 pub use engine::Liar;
-pub use scale::{Report, Row, scale};
-pub use world::{CrowdWorld, Settings, Tally};
+pub use scale::{Report, Row, row, scale, world};
+pub use world::{CrowdWorld, Phase, Settings, Tally};

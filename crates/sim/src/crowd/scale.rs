@@ -1,12 +1,12 @@
 //! The figures of a large run: bytes, time, and what a crowd of fresh identities gets.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use serde_json::{Value, json};
 use shoal_swarm::crowd::Epoch;
 use shoal_wire::manifest::Codec;
 
-use super::{CrowdWorld, Settings};
+use super::{CrowdWorld, Phase, Settings};
 
 /// Rounds of each world. The first has no rates of earlier rounds, so its sums are larger; it is not counted.
 const ROUNDS: u64 = 3;
@@ -26,6 +26,8 @@ pub struct Row {
     /// Of a round's time that was training, and the rest.
     pub computing: f64,
     pub other_seconds: f64,
+    /// When peers came so far in a round, on average, in seconds from its beginning.
+    pub phases: Vec<(Phase, f64)>,
     /// What it took to simulate.
     pub wall_seconds: f64,
     pub events: u64,
@@ -94,7 +96,20 @@ fn contributors() -> Settings {
     }
 }
 
-fn row(name: &'static str, settings: &Settings) -> (Row, CrowdWorld) {
+/// One of the worlds by its name, or by the number of its peers.
+pub fn world(name: &str, many: usize) -> Option<Settings> {
+    Some(match name {
+        "thousand" => Settings { peers: 1000, churn_per_mille: 50, ..long() },
+        "sixteen" => Settings { relay_kbps: Some(1_000_000), ..contributors() },
+        "sixteen-without-relay" => contributors(),
+        "many" => Settings { peers: many, churn_per_mille: 20, ..long() },
+        "sybil" => Settings { peers: 1000, fresh: 800, ..long() },
+        _ => Settings { peers: name.parse().ok()?, ..long() },
+    })
+}
+
+/// Runs a world and says what it showed.
+pub fn row(name: &'static str, settings: &Settings) -> (Row, CrowdWorld) {
     let begun = Instant::now();
     let mut world = CrowdWorld::new(settings.clone());
     let within_ms = settings.train_ms * 4 + 300_000;
@@ -104,11 +119,16 @@ fn row(name: &'static str, settings: &Settings) -> (Row, CrowdWorld) {
     let (after, most) = world.sent_bytes();
     let counted = world.rounds.range(2..=ROUNDS).map(|(_, tally)| tally);
     let (mut seconds, mut trained, mut peers, mut contributors) = (0.0, 0.0, 0.0, 0.0);
-    for tally in counted.clone() {
+    let mut phases = BTreeMap::new();
+    for tally in counted {
         seconds += tally.seconds;
         trained += tally.trained_seconds;
         peers += f64::from(tally.adopted);
         contributors += f64::from(tally.contributors);
+        for (phase, (seconds, count)) in &tally.phases {
+            let all: &mut (f64, u32) = phases.entry(*phase).or_default();
+            *all = (all.0 + seconds, all.1 + count);
+        }
     }
     let rounds = (ROUNDS - 1) as f64;
     let one_model = all && world.troubles.is_empty() && world.rounds.values().all(|tally| tally.models.len() == 1);
@@ -122,6 +142,10 @@ fn row(name: &'static str, settings: &Settings) -> (Row, CrowdWorld) {
         most_bytes: (most - most_before) as f64 / rounds,
         computing: if seconds > 0.0 { trained / seconds } else { 0.0 },
         other_seconds: (seconds - trained) / f64::max(peers, 1.0),
+        phases: phases
+            .into_iter()
+            .map(|(phase, (seconds, count))| (phase, seconds / f64::from(count.max(1))))
+            .collect(),
         wall_seconds: begun.elapsed().as_secs_f64(),
         events: world.events,
     };
@@ -156,7 +180,10 @@ fn shares(world: &CrowdWorld, epoch: &Epoch) -> [f64; 3] {
 
 impl Row {
     pub fn json(&self) -> Value {
+        let phases: serde_json::Map<String, Value> =
+            self.phases.iter().map(|(phase, seconds)| (format!("{phase:?}").to_lowercase(), json!(seconds))).collect();
         json!({
+            "phases": phases,
             "peers": self.peers, "rounds": self.rounds, "one_model": self.one_model,
             "contributors": self.contributors, "bytes": self.bytes.round(), "most_bytes": self.most_bytes.round(),
             "computing": self.computing, "other_seconds": self.other_seconds,

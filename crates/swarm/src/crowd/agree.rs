@@ -10,7 +10,7 @@ use shoal_wire::{
     sign::Signature,
 };
 
-use super::{Crowd, Output, Stored, committee::Committee, panel::Verdict};
+use super::{Crowd, Output, Stored, committee::Committee, panel::Ruling};
 use crate::rules::{Offer, Phase, VoteState};
 
 impl Crowd {
@@ -140,8 +140,8 @@ impl Crowd {
         let backed = |view| committee.is_quorum(committee.voters(VoteKind::Prevote, view, |voted| voted == Some(body)));
         let Some(free) = committee.standing.may_prevote(offer, backed) else { return };
         match self.validity(&proposal.body, came) {
-            Verdict::Good if free => self.cast(VoteKind::Prevote, view, Some(body)),
-            Verdict::Pending => {}
+            Ruling::Good if free => self.cast(VoteKind::Prevote, view, Some(body)),
+            Ruling::Pending => {}
             _ => self.cast(VoteKind::Prevote, view, None),
         }
     }
@@ -155,7 +155,7 @@ impl Crowd {
         let offered = offered.filter(|(proposal, _)| prevoted(Some(proposal.body.digest())));
         if let Some((proposal, came)) = offered {
             let body = proposal.body.digest();
-            if self.validity(&proposal.body, came) == Verdict::Good && self.quorum_prevoted(Some(body)) {
+            if self.validity(&proposal.body, came) == Ruling::Good && self.quorum_prevoted(Some(body)) {
                 self.cast(VoteKind::Precommit, view, Some(body));
             }
         }

@@ -10,7 +10,7 @@ use shoal_wire::{
     sign::Signature,
 };
 
-use super::{Crowd, Epoch, Job, PARTS, panel::Verdict, peer::Purpose};
+use super::{Crowd, Epoch, Job, PARTS, panel::Ruling, peer::Purpose};
 use crate::{Bytes, rules::VoteState};
 
 /// Who voted for what in one step of one view.
@@ -31,7 +31,7 @@ pub(super) struct Committee {
     pub proposals: BTreeMap<View, (Proposal, Millis)>,
     pub bodies: BTreeMap<Digest, Body>,
     pub votes: BTreeMap<(VoteKind, View), Votes>,
-    pub verdicts: BTreeMap<Digest, Verdict>,
+    pub verdicts: BTreeMap<Digest, Ruling>,
     pub joins: BTreeMap<PeerId, Envelope>,
 }
 
@@ -120,7 +120,8 @@ impl Crowd {
             None => late,
         };
         // Auditors and those who check what they find get this long.
-        let ready = ready.max(since + timing.audit_ms);
+        let audits = if self.epoch.draw.audits().is_empty() { 0 } else { timing.audit_ms };
+        let ready = ready.max(since + audits);
         let joins = committee.joins.values().cloned().collect();
         if here.is_empty() || !self.due(ready) {
             return None;
@@ -176,14 +177,32 @@ impl Crowd {
 
     /// The model after a body's means; `None` while they are fetched or applied.
     pub(super) fn apply(&mut self, body: &Body) -> Option<(Digest, Bytes)> {
-        let named: Vec<Option<Digest>> =
-            body.parts.iter().map(|part| part.as_ref().map(|part| part.mean.coded.digest)).collect();
+        body.parts.iter().flatten().for_each(|part| self.want(part.mean.coded));
+        self.apply_means(body.parts.iter().map(|part| part.as_ref().map(|part| part.mean.coded.digest)).collect())
+    }
+
+    /// Once a mean of each part is here, and no other, they are most likely what will be decided: applying them need not
+    /// wait for the decision.
+    pub(super) fn apply_ahead(&mut self) {
+        if self.round.decided.is_some() || !self.round.applied.is_empty() {
+            return;
+        }
+        let mut likely: BTreeMap<u8, Digest> =
+            self.roots().into_iter().map(|(part, (.., mean))| (part, mean.coded.digest)).collect();
+        for (part, told) in &self.round.coded {
+            if let (1, Some(blob)) = (told.len(), told.first()) {
+                likely.entry(*part).or_insert(blob.digest);
+            }
+        }
+        if likely.len() == PARTS && likely.values().all(|digest| self.blobs.contains_key(digest)) {
+            self.apply_means(likely.into_values().map(Some).collect());
+        }
+    }
+
+    fn apply_means(&mut self, named: Vec<Option<Digest>>) -> Option<(Digest, Bytes)> {
         let key = Digest::in_domain("shoal 2026 v1 crowd work", &shoal_wire::codec::encode(&named));
         if let Some(known) = self.round.applied.get(&key) {
             return known.clone();
-        }
-        for part in body.parts.iter().flatten() {
-            self.want(part.mean.coded);
         }
         let mut coded = Vec::new();
         for name in named {
@@ -199,34 +218,34 @@ impl Crowd {
     }
 
     /// Recomputes a proposed body from the roots that this peer knows.
-    pub(super) fn validity(&mut self, body: &Body, came: Millis) -> Verdict {
+    pub(super) fn validity(&mut self, body: &Body, came: Millis) -> Ruling {
         let digest = body.digest();
         let known = self.round.committee.as_ref().and_then(|committee| committee.verdicts.get(&digest)).copied();
         if let Some(verdict) = known {
             return verdict;
         }
         let verdict = self.judge_body(body, came);
-        if let Some(committee) = self.round.committee.as_mut().filter(|_| verdict != Verdict::Pending) {
+        if let Some(committee) = self.round.committee.as_mut().filter(|_| verdict != Ruling::Pending) {
             committee.verdicts.insert(digest, verdict);
         }
         verdict
     }
 
-    fn judge_body(&mut self, body: &Body, came: Millis) -> Verdict {
+    fn judge_body(&mut self, body: &Body, came: Millis) -> Ruling {
         if body.run != self.config.run || body.round != self.epoch.round || body.parent != self.parent {
-            return Verdict::Bad;
+            return Ruling::Bad;
         }
         if body.parts.len() != PARTS || body.parts.iter().all(Option::is_none) {
-            return Verdict::Bad;
+            return Ruling::Bad;
         }
         let mut records = Vec::new();
         for (at, part) in body.parts.iter().enumerate() {
             let Some(part) = part else { continue };
-            let Some(certificate) = self.round.sums.get(&part.record) else { return Verdict::Pending };
+            let Some(certificate) = self.round.sums.get(&part.record) else { return Ruling::Pending };
             let record = &certificate.record;
             let is_root = record.node.level == self.epoch.draw.top() && usize::from(record.node.part) == at;
             if !is_root || record.mean.as_ref() != Some(&part.mean) {
-                return Verdict::Bad;
+                return Ruling::Bad;
             }
             records.push(record);
         }
@@ -237,16 +256,16 @@ impl Crowd {
         });
         let follows = self.follows(&records);
         if omitted || (&body.attendance, body.randomness) != (&follows.0, follows.1) {
-            return Verdict::Bad;
+            return Ruling::Bad;
         }
         let convicted: BTreeSet<PeerId> = body.convicted.iter().copied().collect();
         if !convicted.is_subset(&self.round.convicted) {
-            return Verdict::Pending;
+            return Ruling::Pending;
         }
         match self.complete(body) {
-            None => Verdict::Pending,
-            Some(complete) if complete == *body => Verdict::Good,
-            Some(_) => Verdict::Bad,
+            None => Ruling::Pending,
+            Some(complete) if complete == *body => Ruling::Good,
+            Some(_) => Ruling::Bad,
         }
     }
 }

@@ -1,15 +1,17 @@
 //! A group's first half of a round: commit, close, reveal.
 //!
-//! Nobody sees an update or a seed before the group's list is closed, so copying is pointless and seeds are chosen blind.
+//! Updates move sealed as soon as they are committed, while others still train. Nobody sees one, or a seed, before the
+//! group's list is closed, so copying is pointless and seeds are chosen blind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use shoal_ledger::more_than_two_thirds;
 use shoal_wire::{
     Envelope, PeerId,
-    crowd::{Commit, List, Message, Said},
+    crowd::{List, Message, Said, WorkCommit},
     limits::GROUP_MAX,
     record::seed_hash,
+    sealed,
 };
 
 use super::{Crowd, peer::Committed};
@@ -20,15 +22,20 @@ impl Crowd {
         if work == 0 || self.round.commits.contains_key(&self.me) {
             return;
         }
-        let commit = Commit { update: self.keep(update), work, seed_hash: seed_hash(self.round.seed) };
+        let seed = self.round.seed;
+        let update = self.keep(sealed::seal(seed, self.me, &update).into());
         let to = self.groupmates();
-        self.say(to, Message::Commit(commit));
+        self.say(to, Message::Commit(WorkCommit { update, work, seed_hash: seed_hash(seed) }));
+        self.hold(update);
     }
 
-    pub(super) fn take_commit(&mut self, envelope: Envelope, commit: Commit) {
+    pub(super) fn take_commit(&mut self, envelope: Envelope, commit: WorkCommit) {
         let (from, came) = (envelope.from, self.now);
         if self.round.mates.contains(&from) && (1..=4095).contains(&commit.work) && commit.update.bytes > 0 {
-            self.round.commits.entry(from).or_insert(Committed { envelope, commit, came });
+            let Entry::Vacant(place) = self.round.commits.entry(from) else { return };
+            place.insert(Committed { envelope, commit, came });
+            self.fetches.holds(commit.update.digest, from);
+            self.want(commit.update);
         }
     }
 
@@ -95,6 +102,7 @@ impl Crowd {
         {
             panel.since.get_or_insert(self.now);
         }
+        // An author may have committed to something else here.
         for (peer, commit) in &commits {
             self.fetches.holds(commit.update.digest, *peer);
             self.want(commit.update);
@@ -104,7 +112,7 @@ impl Crowd {
     }
 
     /// The commits of a list: of this round, of members of a group, in peer order, and signed.
-    pub(super) fn open_list(&self, list: &List, members: &[PeerId]) -> Option<BTreeMap<PeerId, Commit>> {
+    pub(super) fn open_list(&self, list: &List, members: &[PeerId]) -> Option<BTreeMap<PeerId, WorkCommit>> {
         if list.commits.is_empty() || !list.commits.is_sorted_by(|a, b| a.from < b.from) {
             return None;
         }
@@ -130,9 +138,8 @@ impl Crowd {
         (commits.len() == list.commits.len()).then_some(commits)
     }
 
-    /// Once the commits are closed, this peer's seed and update may be seen.
+    /// Once the commits are closed, this peer's seed may be seen, and with it its update.
     pub(super) fn reveal(&mut self) {
-        let Some(own) = self.round.commits.get(&self.me).map(|one| one.commit) else { return };
         let listed = self.round.lists.values().any(|(_, commits)| commits.contains_key(&self.me));
         if self.round.revealed || !listed {
             return;
@@ -141,11 +148,10 @@ impl Crowd {
         let to = self.groupmates();
         let seed = self.round.seed;
         self.say(to, Message::Reveal(seed));
-        self.hold(own.update);
     }
 
     /// The seed that a listed peer revealed, when it is the one that it committed to.
-    pub(super) fn seed_of(&self, peer: PeerId, commit: &Commit) -> Option<shoal_wire::Digest> {
+    pub(super) fn seed_of(&self, peer: PeerId, commit: &WorkCommit) -> Option<shoal_wire::Digest> {
         self.round.seeds.get(&peer).copied().filter(|seed| seed_hash(*seed) == commit.seed_hash)
     }
 }

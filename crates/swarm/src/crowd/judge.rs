@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use shoal_wire::{
     Digest, PeerId,
-    crowd::{Commit, Frame, List, Node, SumCertificate},
+    crowd::{Evidence, Frame, List, Node, SumCertificate, WorkCommit},
+    record::seed_hash,
 };
 
 use super::{
@@ -19,9 +20,8 @@ use super::{
 /// A group's certified sum that this peer recomputes.
 #[derive(Debug)]
 pub(super) struct Audit {
-    certificate: SumCertificate,
-    list: List,
-    commits: BTreeMap<PeerId, Commit>,
+    evidence: Evidence,
+    commits: BTreeMap<PeerId, WorkCommit>,
     done: bool,
 }
 
@@ -35,13 +35,16 @@ impl Crowd {
     pub(super) fn ask_for_audit(&mut self, certificate: &SumCertificate) {
         let to = self.auditors_of(certificate.record.node.index);
         let list = certificate.record.inputs.first().and_then(|list| self.round.lists.get(list));
-        if let Some((list, _)) = list.cloned().filter(|_| !to.is_empty()) {
-            self.send(to, &Frame::Audit(certificate.clone(), list));
+        let Some((list, commits)) = list.cloned().filter(|_| !to.is_empty()) else { return };
+        let named = self.masked(certificate.record.node, &certificate.record).unwrap_or_default();
+        let seed = |peer: &PeerId| self.seed_of(*peer, commits.get(peer)?);
+        if let Some(seeds) = named.iter().map(seed).collect() {
+            self.send(to, &Frame::Audit(Evidence { certificate: certificate.clone(), list, seeds }));
         }
     }
 
     /// A sum to recompute: from the group for an auditor, from an auditor for the committee.
-    pub(super) fn take_audit(&mut self, from: PeerId, certificate: &SumCertificate, list: &List) {
+    pub(super) fn take_audit(&mut self, from: PeerId, certificate: &SumCertificate, list: &List, seeds: &[Digest]) {
         let (record, digest) = (&certificate.record, certificate.record.digest());
         let auditors = self.auditors_of(record.node.index);
         let members = self.peers_of(record.node);
@@ -55,14 +58,22 @@ impl Crowd {
             return;
         }
         let Some(commits) = self.open_list(list, &members) else { return };
-        for peer in self.masked(record.node, record).unwrap_or_default() {
+        let named = self.masked(record.node, record).unwrap_or_default();
+        let opens = |(peer, seed): (&PeerId, &Digest)| {
+            commits.get(peer).is_none_or(|commit| commit.seed_hash == seed_hash(*seed))
+        };
+        if named.len() != seeds.len() || !named.iter().zip(seeds).all(opens) {
+            return;
+        }
+        for peer in named {
             if let Some(commit) = commits.get(&peer) {
                 let update = commit.update;
                 certificate.signatures.iter().for_each(|(signer, _)| self.fetches.holds(update.digest, *signer));
                 self.want(update);
             }
         }
-        let audit = Audit { certificate: certificate.clone(), list: list.clone(), commits, done: false };
+        let evidence = Evidence { certificate: certificate.clone(), list: list.clone(), seeds: seeds.to_vec() };
+        let audit = Audit { evidence, commits, done: false };
         self.round.audits.insert(digest, audit);
         self.changed = true;
     }
@@ -76,8 +87,8 @@ impl Crowd {
             let Some(audit) = self.round.audits.get_mut(&digest) else { continue };
             audit.done = true;
             if wrong {
-                let (certificate, list) = (audit.certificate.clone(), audit.list.clone());
-                self.accuse(certificate, list);
+                let evidence = audit.evidence.clone();
+                self.accuse(evidence);
             }
         }
     }
@@ -85,7 +96,8 @@ impl Crowd {
     /// Whether a certified sum is not the sum of what it names; `None` while that is not known.
     fn recompute(&mut self, digest: Digest) -> Option<bool> {
         let audit = self.round.audits.get(&digest)?;
-        let (record, commits) = (audit.certificate.record.clone(), audit.commits.clone());
+        let Evidence { certificate, seeds, .. } = audit.evidence.clone();
+        let (record, commits) = (certificate.record, audit.commits.clone());
         let node: Node = record.node;
         let Some(peers) = self.masked(node, &record) else { return Some(true) };
         let mut named = peers.iter().map(|peer| commits.get(peer));
@@ -104,13 +116,15 @@ impl Crowd {
             None => {
                 self.round.made.insert(key, Made::Pending);
                 let mask = record.attendance.values().next().copied().unwrap_or(0);
-                self.sum_updates(node, mask, &commits, key);
+                let seeds = peers.into_iter().zip(seeds).collect();
+                self.sum_updates(node, mask, &commits, &seeds, key);
                 None
             }
         }
     }
 
-    fn accuse(&mut self, certificate: SumCertificate, list: List) {
+    fn accuse(&mut self, evidence: Evidence) {
+        let certificate = &evidence.certificate;
         let group = certificate.record.node.index;
         self.tell(Event::WrongSum { group });
         if self.round.committee.is_some() {
@@ -118,7 +132,7 @@ impl Crowd {
         }
         if self.auditors_of(group).contains(&self.me) {
             let seats = self.epoch.draw.committee().iter().map(|member| self.epoch.peer(*member)).collect();
-            self.send(seats, &Frame::Audit(certificate, list));
+            self.send(seats, &Frame::Audit(evidence));
         }
     }
 }

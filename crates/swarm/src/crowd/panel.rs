@@ -53,7 +53,7 @@ pub(super) struct Inputs {
 
 /// Whether something may be signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum Ruling {
     Pending,
     Good,
     Bad,
@@ -115,12 +115,13 @@ impl Crowd {
         let Some(panel) = self.round.panels.get(&node).filter(|panel| !panel.proposed) else { return };
         let (place, peers) = (panel.place(self.me), panel.names());
         let Some(ready) = self.ready_since(node) else { return };
+        // Everybody computes it at once, so that what is proposed is signed when it comes.
+        let Some(inputs) = self.inputs_at_hand(node) else { return };
+        let Some(Made::Done { sums, mean }) = self.make(node, &inputs) else { return };
         let turn = ready + self.present_before(&peers, place) * self.config.timing.turn_ms;
         if !self.due(turn) {
             return;
         }
-        let Some(inputs) = self.inputs_at_hand(node) else { return };
-        let Some(Made::Done { sums, mean }) = self.make(node, &inputs) else { return };
         if let Some(panel) = self.round.panels.get_mut(&node) {
             panel.proposed = true;
         }
@@ -198,19 +199,19 @@ impl Crowd {
         let peers = panel.names();
         for (digest, record, came) in open {
             let verdict = self.judge_record(&record, came);
-            if verdict == Verdict::Pending {
+            if verdict == Ruling::Pending {
                 continue;
             }
             if let Some(panel) = self.round.panels.get_mut(&node) {
                 panel.judged.insert(digest);
             }
-            if verdict == Verdict::Good {
+            if verdict == Ruling::Good {
                 self.say(peers.clone(), Message::Endorse(digest));
             }
         }
     }
 
-    fn judge_record(&mut self, record: &SumRecord, came: Millis) -> Verdict {
+    fn judge_record(&mut self, record: &SumRecord, came: Millis) -> Ruling {
         let named = if record.node.level == 0 {
             self.named_group_inputs(record, came)
         } else {
@@ -221,12 +222,12 @@ impl Crowd {
             Err(verdict) => return verdict,
         };
         if inputs.attendance != record.attendance || inputs.seeds != record.seeds {
-            return Verdict::Bad;
+            return Ruling::Bad;
         }
         match self.make(record.node, &inputs) {
-            Some(Made::Done { sums, mean }) if sums == record.sums && mean == record.mean => Verdict::Good,
-            Some(Made::Pending) | None => Verdict::Pending,
-            Some(_) => Verdict::Bad,
+            Some(Made::Done { sums, mean }) if sums == record.sums && mean == record.mean => Ruling::Good,
+            Some(Made::Pending) | None => Ruling::Pending,
+            Some(_) => Ruling::Bad,
         }
     }
 

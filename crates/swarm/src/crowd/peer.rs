@@ -7,7 +7,7 @@ use std::{
 
 use shoal_wire::{
     Digest, Envelope, Millis, PeerId, codec,
-    crowd::{Blob, Certificate, Commit, Frame, Heard, List, Message, Node, Said, SumCertificate},
+    crowd::{Blob, Certificate, Frame, Heard, List, Message, Node, Said, SumCertificate, WorkCommit},
     limits::{CROWD_EARLY_MAX, PIECE_BYTES_MAX},
     record::Join,
     sign::Signature,
@@ -72,7 +72,7 @@ pub(super) enum Purpose {
     /// The sum that this key names, of these updates (for a group) or merged at this node.
     Sum {
         key: Digest,
-        updates: Vec<Digest>,
+        updates: Vec<(PeerId, Digest)>,
     },
     Merge {
         key: Digest,
@@ -94,7 +94,7 @@ pub(super) enum Purpose {
 #[derive(Clone, Debug)]
 pub(super) struct Committed {
     pub envelope: Envelope,
-    pub commit: Commit,
+    pub commit: WorkCommit,
     pub came: Millis,
 }
 
@@ -106,7 +106,7 @@ pub(super) struct RoundState {
     pub seed: Digest,
     pub commits: BTreeMap<PeerId, Committed>,
     /// Lists that count, by digest: whose commits these are.
-    pub lists: BTreeMap<Digest, (List, BTreeMap<PeerId, Commit>)>,
+    pub lists: BTreeMap<Digest, (List, BTreeMap<PeerId, WorkCommit>)>,
     /// When the first list counted: from then on seeds and updates can be seen.
     pub closed: Option<Millis>,
     pub listed: bool,
@@ -118,8 +118,8 @@ pub(super) struct RoundState {
     pub sums: BTreeMap<Digest, SumCertificate>,
     pub endorsements: BTreeMap<Digest, BTreeMap<PeerId, Signature>>,
     pub made: BTreeMap<Digest, Made>,
-    /// Updates that do not decode.
-    pub malformed: BTreeSet<Digest>,
+    /// Updates that do not open or decode. A digest alone does not tell: somebody may commit to another's.
+    pub malformed: BTreeSet<(PeerId, Digest)>,
     pub committee: Option<Committee>,
     pub audits: BTreeMap<Digest, Audit>,
     pub convicted: BTreeSet<PeerId>,
@@ -253,6 +253,7 @@ impl Crowd {
             self.reveal();
             self.work_on_panels();
             self.audit();
+            self.apply_ahead();
             self.agree();
             self.spread();
             self.adopt();
@@ -314,7 +315,7 @@ impl Crowd {
     fn hear(&mut self, from: PeerId, heard: &Heard) {
         let (round, parent) = match heard {
             Heard::Said(_, said) => (said.round, said.parent),
-            Heard::Sum(certificate) | Heard::Audit(certificate, _) => (certificate.round, certificate.parent),
+            Heard::Sum(certificate) | Heard::Audit { certificate, .. } => (certificate.round, certificate.parent),
             Heard::Certificate(certificate) => (certificate.body.round, certificate.body.parent),
             Heard::Coded { round, .. } => (*round, self.parent),
             Heard::Get(round) => {
@@ -342,7 +343,7 @@ impl Crowd {
         match heard {
             Heard::Said(envelope, said) => self.hear_said(envelope, &said.message),
             Heard::Sum(certificate) => self.take_sum((**certificate).clone()),
-            Heard::Audit(certificate, list) => self.take_audit(from, certificate, list),
+            Heard::Audit { certificate, list, seeds } => self.take_audit(from, certificate, list, seeds),
             Heard::Certificate(certificate) => self.take_certificate(from, certificate),
             Heard::Coded { parts, .. } => self.take_coded(from, parts),
             Heard::Holds(_) | Heard::Get(_) => {}
@@ -448,10 +449,7 @@ impl Crowd {
 
     /// Tells the group of an update that this peer has now, too.
     fn came(&mut self, blob: Blob) {
-        let listed = |(_, commits): &(List, BTreeMap<PeerId, Commit>)| {
-            commits.values().any(|commit| commit.update.digest == blob.digest)
-        };
-        if self.round.lists.values().any(listed) {
+        if self.round.commits.values().any(|one| one.commit.update.digest == blob.digest) {
             self.hold(blob);
         }
     }
@@ -549,7 +547,7 @@ fn is_small(heard: &Heard) -> bool {
         Heard::Said(envelope, _) => envelope.payload.len(),
         Heard::Sum(certificate) => codec::encode(&**certificate).len(),
         Heard::Coded { parts, .. } => parts.len() * 48,
-        Heard::Audit(..) | Heard::Certificate(_) | Heard::Holds(_) | Heard::Get(_) => return false,
+        Heard::Audit { .. } | Heard::Certificate(_) | Heard::Holds(_) | Heard::Get(_) => return false,
     };
     bytes <= PIECE_BYTES_MAX
 }

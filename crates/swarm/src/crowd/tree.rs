@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use shoal_ledger::more_than_two_thirds;
 use shoal_wire::{
     Digest, Millis, PeerId, codec,
-    crowd::{Blob, Commit, Node, SumRecord},
+    crowd::{Blob, Node, SumRecord, WorkCommit},
     limits::GROUP_MAX,
+    sealed,
 };
 
 use super::{
     Crowd, Job, Weighted,
-    panel::{Inputs, Made, Verdict},
+    panel::{Inputs, Made, Ruling},
     peer::Purpose,
 };
 use crate::Bytes;
@@ -24,15 +25,15 @@ impl Crowd {
     // Groups
 
     /// The list that a group's sum is proposed of: the first that counted.
-    fn own_list(&self) -> Option<(Digest, &BTreeMap<PeerId, Commit>)> {
+    fn own_list(&self) -> Option<(Digest, &BTreeMap<PeerId, WorkCommit>)> {
         // Lists are few, and nearly always one; the smallest digest decides between several.
         self.round.lists.iter().next().map(|(digest, (_, commits))| (*digest, commits))
     }
 
-    fn is_at_hand(&self, peer: PeerId, commit: &Commit) -> bool {
+    fn is_at_hand(&self, peer: PeerId, commit: &WorkCommit) -> bool {
         let update = commit.update.digest;
         self.blobs.contains_key(&update)
-            && !self.round.malformed.contains(&update)
+            && !self.round.malformed.contains(&(peer, update))
             && self.seed_of(peer, commit).is_some()
     }
 
@@ -46,13 +47,13 @@ impl Crowd {
     pub(super) fn updates_at_hand(&self) -> (usize, usize) {
         let Some((_, commits)) = self.own_list() else { return (0, 0) };
         let good =
-            |peer: PeerId, commit: &Commit| self.is_at_hand(peer, commit) && self.is_spread(commit.update.digest);
+            |peer: PeerId, commit: &WorkCommit| self.is_at_hand(peer, commit) && self.is_spread(commit.update.digest);
         let have = commits.iter().filter(|(peer, commit)| good(**peer, commit)).count();
         // Nobody waits for an update that nobody can serve any more.
-        let lost = |peer: PeerId, commit: &Commit| {
+        let lost = |peer: PeerId, commit: &WorkCommit| {
             let served = self.fetches.holders(commit.update.digest).any(|holder| !self.away.contains(holder));
             !self.blobs.contains_key(&commit.update.digest) && (!served || self.away.contains(&peer))
-                || self.round.malformed.contains(&commit.update.digest)
+                || self.round.malformed.contains(&(peer, commit.update.digest))
         };
         let all = commits.iter().filter(|(peer, commit)| !lost(**peer, commit)).count();
         (have, all.max(have))
@@ -60,7 +61,7 @@ impl Crowd {
 
     pub(super) fn group_inputs(&self) -> Option<Inputs> {
         let (list, commits) = self.own_list()?;
-        let included: BTreeMap<PeerId, Commit> = commits
+        let included: BTreeMap<PeerId, WorkCommit> = commits
             .iter()
             .filter(|(peer, commit)| self.is_at_hand(**peer, commit) && self.is_spread(commit.update.digest))
             .map(|(peer, commit)| (*peer, *commit))
@@ -69,7 +70,7 @@ impl Crowd {
     }
 
     /// Inputs of a group's sum over these commits, when all their seeds are known.
-    fn inputs_of(&self, node: Node, list: Digest, included: &BTreeMap<PeerId, Commit>) -> Option<Inputs> {
+    fn inputs_of(&self, node: Node, list: Digest, included: &BTreeMap<PeerId, WorkCommit>) -> Option<Inputs> {
         let peers = self.peers_of(node);
         let (mut mask, mut seeds) = (0_u16, Vec::new());
         for (place, peer) in peers.iter().enumerate() {
@@ -94,15 +95,15 @@ impl Crowd {
         Some(peers.into_iter().enumerate().filter(|(place, _)| mask >> place & 1 == 1).map(|(_, peer)| peer).collect())
     }
 
-    pub(super) fn named_group_inputs(&mut self, record: &SumRecord, came: Millis) -> Result<Inputs, Verdict> {
-        let [list] = record.inputs[..] else { return Err(Verdict::Bad) };
-        let Some((_, commits)) = self.round.lists.get(&list) else { return Err(Verdict::Pending) };
-        let peers = self.masked(record.node, record).ok_or(Verdict::Bad)?;
+    pub(super) fn named_group_inputs(&mut self, record: &SumRecord, came: Millis) -> Result<Inputs, Ruling> {
+        let [list] = record.inputs[..] else { return Err(Ruling::Bad) };
+        let Some((_, commits)) = self.round.lists.get(&list) else { return Err(Ruling::Pending) };
+        let peers = self.masked(record.node, record).ok_or(Ruling::Bad)?;
         let mut included = BTreeMap::new();
         for peer in peers {
-            included.insert(peer, *commits.get(&peer).ok_or(Verdict::Bad)?);
+            included.insert(peer, *commits.get(&peer).ok_or(Ruling::Bad)?);
         }
-        let left_out = |(peer, commit): (&PeerId, &Commit)| {
+        let left_out = |(peer, commit): (&PeerId, &WorkCommit)| {
             let here = self.blobs.get(&commit.update.digest).map(|(_, at, _)| *at);
             let long = here.is_some_and(|at| at + self.config.timing.level_ms < came);
             !included.contains_key(peer)
@@ -111,15 +112,15 @@ impl Crowd {
                 && self.is_spread(commit.update.digest)
         };
         if commits.iter().any(left_out) {
-            return Err(Verdict::Bad);
+            return Err(Ruling::Bad);
         }
         let here = included.iter().all(|(peer, commit)| {
             self.blobs.contains_key(&commit.update.digest) && self.seed_of(*peer, commit).is_some()
         });
         if !here {
-            return Err(Verdict::Pending);
+            return Err(Ruling::Pending);
         }
-        self.inputs_of(record.node, list, &included).ok_or(Verdict::Pending)
+        self.inputs_of(record.node, list, &included).ok_or(Ruling::Pending)
     }
 
     pub(super) fn sum_group(&mut self, inputs: &Inputs) {
@@ -128,19 +129,29 @@ impl Crowd {
         };
         let node = Node { level: 0, index: group, part: 0 };
         let Some((_, commits)) = inputs.names.first().and_then(|list| self.round.lists.get(list)) else { return };
-        let commits = commits.clone();
-        self.sum_updates(node, mask, &commits, inputs.key);
+        let (commits, seeds) = (commits.clone(), self.round.seeds.clone());
+        self.sum_updates(node, mask, &commits, &seeds, inputs.key);
     }
 
     /// Starts summing the updates that a mask names among these commits.
-    pub(super) fn sum_updates(&mut self, node: Node, mask: u16, commits: &BTreeMap<PeerId, Commit>, key: Digest) {
+    pub(super) fn sum_updates(
+        &mut self,
+        node: Node,
+        mask: u16,
+        commits: &BTreeMap<PeerId, WorkCommit>,
+        seeds: &BTreeMap<PeerId, Digest>,
+        key: Digest,
+    ) {
         let (mut updates, mut names) = (Vec::new(), Vec::new());
         for (place, member) in self.epoch.draw.panel(node).into_iter().enumerate() {
             let seat = &self.epoch.roster.seats()[member as usize];
-            let commit = commits.get(&seat.member.peer).filter(|_| mask >> place & 1 == 1);
-            if let Some((commit, update)) = commit.and_then(|commit| Some((commit, self.blob(commit.update.digest)?))) {
-                updates.push(Weighted { work: commit.work, trust: seat.trust, update: update.clone() });
-                names.push(commit.update.digest);
+            let peer = seat.member.peer;
+            let commit = commits.get(&peer).filter(|_| mask >> place & 1 == 1);
+            if let Some((commit, sealed)) = commit.and_then(|commit| Some((commit, self.blob(commit.update.digest)?))) {
+                // What does not open is no update, and is refused as any other bytes that are none.
+                let update = seeds.get(&peer).and_then(|seed| sealed::open(*seed, peer, sealed)).unwrap_or_default();
+                updates.push(Weighted { work: commit.work, trust: seat.trust, update: update.into() });
+                names.push((peer, commit.update.digest));
             }
         }
         let work = Job::Sum { epoch: self.epoch.clone(), updates };
@@ -177,19 +188,19 @@ impl Crowd {
         Some(merged_inputs(node, &here.collect::<Vec<_>>())).filter(|inputs| !inputs.names.is_empty())
     }
 
-    pub(super) fn named_node_inputs(&mut self, record: &SumRecord, came: Millis) -> Result<Inputs, Verdict> {
+    pub(super) fn named_node_inputs(&mut self, record: &SumRecord, came: Millis) -> Result<Inputs, Ruling> {
         let node = record.node;
         if record.inputs.is_empty() || record.inputs.len() > GROUP_MAX {
-            return Err(Verdict::Bad);
+            return Err(Ruling::Bad);
         }
         let mut named = Vec::new();
         for digest in &record.inputs {
-            let Some(certificate) = self.round.sums.get(digest) else { return Err(Verdict::Pending) };
+            let Some(certificate) = self.round.sums.get(digest) else { return Err(Ruling::Pending) };
             named.push((*digest, &certificate.record));
         }
         let in_order = named.is_sorted_by(|(_, a), (_, b)| a.node.index < b.node.index);
         if !in_order || named.iter().any(|(_, below)| !node.is_over(below.node)) {
-            return Err(Verdict::Bad);
+            return Err(Ruling::Bad);
         }
         let spread_ms = self.config.timing.level_ms;
         let left_out = |(_, below): &(Digest, &SumRecord)| {
@@ -197,10 +208,10 @@ impl Crowd {
             here && !named.iter().any(|(_, one)| one.node == below.node)
         };
         if self.below(node).values().any(left_out) {
-            return Err(Verdict::Bad);
+            return Err(Ruling::Bad);
         }
         if named.iter().any(|(_, below)| !self.blobs.contains_key(&part_of(node, below).digest)) {
-            return Err(Verdict::Pending);
+            return Err(Ruling::Pending);
         }
         Ok(merged_inputs(node, &named))
     }

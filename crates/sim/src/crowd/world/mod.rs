@@ -8,12 +8,11 @@ use std::{
 
 use shoal_swarm::{
     Bytes,
-    crowd::{Config, Crowd, Epoch, Event, Input, Job, Missing, Outcome, Output, Roster, Timing},
+    crowd::{Config, Crowd, Epoch, Event, Input, Missing, Outcome, Output, Roster},
 };
 use shoal_wire::{
     Digest, Millis, PeerId, RunId,
-    crowd::{Blob, Frame, Heard},
-    manifest::Codec,
+    crowd::{Blob, Heard},
     record::{Join, Member},
     sign::Identity,
 };
@@ -25,6 +24,13 @@ use super::{
 };
 use crate::Random;
 
+mod presence;
+mod settings;
+mod transport;
+mod work;
+
+pub use settings::Settings;
+
 /// Bytes of a frame beyond its own: DTLS, SCTP, UDP and IP.
 const OVERHEAD_BYTES: u64 = 70;
 /// A request for a blob, and the answer that there is none.
@@ -33,57 +39,6 @@ const REQUEST_BYTES: u64 = 110;
 const NOTICE_MS: u64 = 3_000;
 /// How long a vote takes to reach the disk.
 const WRITE_MS: u64 = 5;
-
-/// A world's options.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    pub seed: u64,
-    pub peers: usize,
-    /// How many of them never contributed before.
-    pub fresh: usize,
-    /// Parameters and codec of the modelled run.
-    pub parameters: u64,
-    pub codec: Codec,
-    /// How long each peer trains in a round: it does as many steps as fit.
-    pub train_ms: u64,
-    pub up_kbps: (u64, u64),
-    pub down_kbps: (u64, u64),
-    pub latency_ms: (u64, u64),
-    /// Of a thousand peers, how many vanish in a round, and for how long.
-    pub churn_per_mille: u64,
-    pub away_ms: (u64, u64),
-    /// A relay with this uplink that caches updates: their authors upload them once more, to it.
-    pub relay_kbps: Option<u64>,
-    /// How long the committee leaves auditors.
-    pub audit_ms: u64,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            seed: 1,
-            peers: 64,
-            fresh: 0,
-            parameters: 10_000_000,
-            codec: Codec::Topk,
-            train_ms: 60_000,
-            up_kbps: (1_000, 20_000),
-            down_kbps: (25_000, 100_000),
-            latency_ms: (10, 60),
-            churn_per_mille: 0,
-            away_ms: (10_000, 120_000),
-            relay_kbps: None,
-            audit_ms: 1_000,
-        }
-    }
-}
-
-impl Settings {
-    fn timing(&self) -> Timing {
-        let train_ms = self.train_ms * 13 / 10 + 10_000;
-        Timing { grace_ms: 2_500, turn_ms: 2_000, level_ms: 10_000, audit_ms: self.audit_ms, train_ms, view_ms: 4_000 }
-    }
-}
 
 struct Peer {
     id: PeerId,
@@ -102,6 +57,9 @@ struct Peer {
     round_began: Micros,
     round_life: u32,
     trained: Micros,
+    /// Sums and codes are the work of one thread.
+    worker_free: Micros,
+    marks: BTreeMap<Phase, Micros>,
 }
 
 #[derive(Clone)]
@@ -149,6 +107,23 @@ enum Happening {
     },
 }
 
+/// How far a peer is in a round, by what it does last before it waits for the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    Trained,
+    /// It has the updates of its group.
+    Exchanged,
+    Summed,
+    /// Its last merge of sums.
+    Merged,
+    /// Its last part of the mean.
+    Coded,
+    /// It has the coded mean.
+    Spread,
+    Applied,
+    Adopted,
+}
+
 /// What was seen of a round.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
@@ -159,6 +134,8 @@ pub struct Tally {
     pub seconds: f64,
     pub trained_seconds: f64,
     pub at_seconds: f64,
+    /// Of the same peers: when they came so far, from the beginning of their rounds, and how many did.
+    pub phases: BTreeMap<Phase, (f64, u32)>,
 }
 
 /// A run with many peers.
@@ -248,6 +225,8 @@ impl CrowdWorld {
                 round_began: 0,
                 round_life: 0,
                 trained: 0,
+                worker_free: 0,
+                marks: BTreeMap::new(),
             });
         }
         for at in 0..world.peers.len() as u32 {
@@ -298,14 +277,6 @@ impl CrowdWorld {
         self.queue.push(Reverse((at, self.next)));
         self.happenings.insert(self.next, (peer, happening));
         self.next += 1;
-    }
-
-    fn draw_churn(&mut self, at: u32) {
-        if self.random.chance(self.settings.churn_per_mille) {
-            let within = self.random.between(0, self.settings.train_ms + 20_000) * 1000;
-            let away_ms = self.random.between(self.settings.away_ms.0, self.settings.away_ms.1);
-            self.later(self.now + within, at, Happening::Vanish { away_ms });
-        }
     }
 
     fn happen(&mut self, at: u32, happening: Happening) {
@@ -359,215 +330,6 @@ impl CrowdWorld {
         }
     }
 
-    fn come_back(&mut self, at: u32) {
-        let peer = &mut self.peers[at as usize];
-        peer.online = true;
-        peer.wake = Millis::NEVER;
-        for happening in core::mem::take(&mut peer.waiting) {
-            self.happen(at, happening);
-        }
-        self.tell_contacts(at);
-        self.look_around(at);
-        // Its links were down, and are opened again.
-        for other in self.contacts(at) {
-            let contact = &self.peers[other as usize];
-            if contact.online {
-                let peer = contact.id;
-                self.input(at, Input::Reachable { peer, reachable: true });
-            }
-        }
-    }
-
-    // Who is there
-
-    /// Peers with whom one works in a round.
-    fn contacts(&self, at: u32) -> BTreeSet<u32> {
-        let peer = &self.peers[at as usize];
-        let epoch = peer.crowd.epoch();
-        let Some(seat) = epoch.roster.find(peer.id) else { return BTreeSet::new() };
-        let mut members: BTreeSet<u32> =
-            epoch.draw.duties(seat).into_iter().flat_map(|node| epoch.draw.panel(node)).collect();
-        if epoch.draw.committee().contains(&(seat as u32)) {
-            members.extend(epoch.draw.committee());
-        }
-        let place = |member: &u32| self.places.get(&epoch.roster.seats()[*member as usize].member.peer).copied();
-        members.iter().filter_map(place).filter(|other| *other != at).collect()
-    }
-
-    /// The others learn that a peer went, or came back.
-    fn tell_contacts(&mut self, at: u32) {
-        let (online, id) = (self.peers[at as usize].online, self.peers[at as usize].id);
-        for other in self.contacts(at) {
-            // Who is away itself hears nothing now; it looks around when it comes back.
-            let peer = &mut self.peers[other as usize];
-            if !peer.online {
-                continue;
-            }
-            let changed = if online { peer.away.remove(&at) } else { peer.away.insert(at) };
-            if changed {
-                self.input(other, Input::Reachable { peer: id, reachable: online });
-            }
-        }
-    }
-
-    /// A peer dials those it works with: it finds them soon, or after a while finds that they are gone.
-    fn look_around(&mut self, at: u32) {
-        for other in self.contacts(at) {
-            let online = self.peers[other as usize].online;
-            if self.peers[at as usize].away.contains(&other) == online {
-                let wait_ms = if online { 200 } else { NOTICE_MS };
-                self.later(self.now + wait_ms * 1000, at, Happening::Found { other });
-            }
-        }
-    }
-
-    fn found(&mut self, at: u32, other: u32) {
-        let (reachable, id) = (self.peers[other as usize].online, self.peers[other as usize].id);
-        let peer = &mut self.peers[at as usize];
-        if if reachable { peer.away.remove(&other) } else { peer.away.insert(other) } {
-            self.input(at, Input::Reachable { peer: id, reachable });
-        }
-    }
-
-    // Bytes
-
-    fn asked(&mut self, at: u32, by: u32, blob: Digest) {
-        let peer = &mut self.peers[at as usize];
-        let why = if !peer.held.contains(&blob) {
-            Missing::Lacks
-        } else if peer.link.is_busy(self.now) {
-            Missing::Busy
-        } else {
-            let bytes = self.sizes.get(&blob).map_or(0, |(bytes, _)| *bytes) + OVERHEAD_BYTES;
-            let (left, latency, life) = (peer.link.send_blob(self.now, bytes), peer.link.latency, peer.life);
-            let to = &mut self.peers[by as usize].link;
-            let latency = latency + to.latency;
-            let arrives = to.receive_blob(left, latency, bytes);
-            return self.later(arrives, by, Happening::Arrived { from: at, life, blob });
-        };
-        let (from, latency) = (peer.id, peer.link.latency + REQUEST_BYTES);
-        let left = peer.link.send_message(self.now, REQUEST_BYTES);
-        let arrives = left + latency + self.peers[by as usize].link.latency;
-        self.later(arrives, by, Happening::Failed { from, blob, why });
-    }
-
-    fn fetch(&mut self, at: u32, blob: Digest, from: PeerId) {
-        let left = self.peers[at as usize].link.send_message(self.now, REQUEST_BYTES);
-        let latency = self.peers[at as usize].link.latency;
-        if let Some((id, link, held)) = self.relay.as_mut().filter(|(id, ..)| *id == from) {
-            let id = *id;
-            let bytes = self.sizes.get(&blob).map_or(0, |(bytes, _)| *bytes) + OVERHEAD_BYTES;
-            if held.contains(&blob) {
-                let sent = link.send_blob(left + latency + link.latency, bytes);
-                let latency = latency + link.latency;
-                let arrives = self.peers[at as usize].link.receive_blob(sent, latency, bytes);
-                // The relay does not go; the life of the peer that receives stands for its own.
-                let life = self.peers[at as usize].life;
-                self.later(arrives, at, Happening::Arrived { from: at, life, blob });
-            } else {
-                let why = Missing::Lacks;
-                self.later(left + 2 * latency, at, Happening::Failed { from: id, blob, why });
-            }
-            return;
-        }
-        if let Some(holder) = self.places.get(&from).copied() {
-            let arrives = left + latency + self.peers[holder as usize].link.latency;
-            self.later(arrives, holder, Happening::Asked { by: at, blob });
-        }
-    }
-
-    fn send(&mut self, at: u32, to: &[PeerId], bytes: &[u8]) {
-        let from = self.peers[at as usize].id;
-        let Ok(heard) = Frame::open(bytes, from, self.run) else {
-            self.troubles.push("a peer sent what does not open".to_owned());
-            return;
-        };
-        self.offer_to_relay(at, &heard);
-        let heard = Arc::new(heard);
-        let size = bytes.len() as u64 + OVERHEAD_BYTES;
-        let mut left = self.now;
-        for other in to {
-            let Some(place) = self.places.get(other).copied() else { continue };
-            left = self.peers[at as usize].link.send_message(left, size);
-            let receiver = &mut self.peers[place as usize].link;
-            let arrives = left + receiver.latency + receiver.receive_message(size);
-            let arrives = arrives + self.peers[at as usize].link.latency;
-            self.later(arrives, place, Happening::Heard { from, heard: heard.clone() });
-        }
-    }
-
-    /// The author of an update uploads it to the relay when it first says that it holds it.
-    fn offer_to_relay(&mut self, at: u32, heard: &Heard) {
-        let Heard::Holds(blobs) = heard else { return };
-        for blob in blobs {
-            let size = self.sizes.get(&blob.digest).map_or(0, |(bytes, _)| *bytes) + OVERHEAD_BYTES;
-            let Some((_, link, held)) = &mut self.relay else { return };
-            if held.insert(blob.digest) {
-                let peer = &mut self.peers[at as usize].link;
-                let left = peer.send_blob(self.now, size);
-                let arrives = link.receive_blob(left, peer.latency + link.latency, size);
-                self.later(arrives, at, Happening::Relayed { blob: *blob });
-            }
-        }
-    }
-
-    fn relayed(&mut self, blob: Blob) {
-        let Some((id, link, _)) = &self.relay else { return };
-        let (from, latency) = (*id, link.latency);
-        let heard = Arc::new(Heard::Holds(vec![blob]));
-        for at in 0..self.peers.len() as u32 {
-            let arrives = self.now + latency + self.peers[at as usize].link.latency;
-            self.later(arrives, at, Happening::Heard { from, heard: heard.clone() });
-        }
-    }
-
-    // Work
-
-    fn compute(&mut self, at: u32, job: u64, work: &Job) {
-        let (outcome, busy_ms, size) = {
-            let peer = &self.peers[at as usize];
-            let (me, liar) = (peer.id, peer.liar);
-            let outcome = match work {
-                Job::Next { body, .. } => match self.next_epochs.get(&body.digest()) {
-                    Some(known) => Outcome::Next(known.clone()),
-                    None => self.engine.run(me, liar, work),
-                },
-                _ => self.engine.run(me, liar, work),
-            };
-            let (busy_ms, size) = match (work, &outcome) {
-                (Job::Train { .. }, _) => {
-                    let train_ms = self.settings.train_ms;
-                    (self.random.between(train_ms * 97 / 100, train_ms), self.costs.update_bytes())
-                }
-                (Job::Sum { updates, .. }, _) => {
-                    (self.costs.sum_ms(updates.len()), self.costs.sum_bytes(updates.len() as u32))
-                }
-                (Job::Merge { part, sums }, Outcome::Merged { sum }) => {
-                    (self.costs.merge_ms(sums.len()), self.costs.sum_bytes(self.engine.contributors(*part, sum)))
-                }
-                (Job::Finish { .. }, _) => (self.costs.finish_ms(), self.costs.coded_bytes()),
-                (Job::Apply { .. }, _) => (self.costs.apply_ms(), 4 * self.settings.parameters),
-                _ => (20, 0),
-            };
-            (outcome, busy_ms, size)
-        };
-        if let (Job::Next { body, .. }, Outcome::Next(epoch)) = (work, &outcome) {
-            self.next_epochs.insert(body.digest(), epoch.clone());
-        }
-        let made: Vec<&Bytes> = match &outcome {
-            Outcome::Trained { update, .. } => vec![update],
-            Outcome::Summed { sums } => sums.iter().collect(),
-            Outcome::Merged { sum } => vec![sum],
-            Outcome::Finished { coded, .. } => vec![coded],
-            _ => Vec::new(),
-        };
-        for bytes in made {
-            self.sizes.entry(Digest::of(bytes)).or_insert((size, bytes.clone()));
-        }
-        let trained = if matches!(work, Job::Train { .. }) { busy_ms * 1000 } else { 0 };
-        self.later(self.now + busy_ms * 1000, at, Happening::Done { job, outcome, trained });
-    }
-
     fn input(&mut self, at: u32, input: Input<'_>) {
         let now = self.millis();
         if self.peers[at as usize].crowd.handle(now, input).is_err() {
@@ -582,7 +344,10 @@ impl CrowdWorld {
                 Output::Send { to, frame } => self.send(at, &to, &frame),
                 Output::Fetch { blob, from } => self.fetch(at, blob.digest, from),
                 Output::Cancel { .. } => {}
-                Output::Keep { blob, .. } => {
+                Output::Keep { blob, bytes } => {
+                    // All but sealed updates were seen when they were computed.
+                    let size = self.costs.update_bytes();
+                    self.sizes.entry(blob).or_insert((size, bytes));
                     self.peers[at as usize].held.insert(blob);
                 }
                 Output::Forget { blob } => {
@@ -618,7 +383,14 @@ impl CrowdWorld {
                 if peer.round_life == peer.life {
                     tally.seconds += (now - peer.round_began) as f64 / 1e6;
                     tally.trained_seconds += peer.trained.min(now - peer.round_began) as f64 / 1e6;
+                    peer.marks.insert(Phase::Adopted, now);
+                    for (phase, at) in &peer.marks {
+                        let (seconds, count) = tally.phases.entry(*phase).or_default();
+                        *seconds += at.saturating_sub(peer.round_began) as f64 / 1e6;
+                        *count += 1;
+                    }
                 }
+                peer.marks.clear();
                 (peer.round_began, peer.round_life, peer.trained) = (now, peer.life, 0);
                 let epoch = peer.crowd.epoch().clone();
                 self.epochs.entry(epoch.round).or_insert(epoch);

@@ -1,0 +1,81 @@
+//! Identities that are opened twice: two processes with one key and a folder each, as in two browsers.
+//!
+//! In a world every process has a name of its own, which is its identity's unless another process has that. Others know
+//! it by its identity alone, and each of them is linked with one process of an identity at most.
+
+use shoal_swarm::Input;
+use shoal_wire::{Digest, Millis, PeerId};
+
+use crate::{World, disk::Disk, peer::Peer};
+
+impl World {
+    /// Opens the identity of a peer once more, from an empty folder; returns the name of the new process.
+    pub fn open_again(&mut self, id: PeerId) -> Option<PeerId> {
+        let first = self.peers.get(&id)?;
+        let (identity, anchor, clock, train_ms) = (first.identity.clone(), first.anchor, first.clock, first.train_ms);
+        let peer = identity.peer();
+        let place = [&peer.0[..], &self.next.to_le_bytes()].concat();
+        let name = PeerId(Digest::in_domain("shoal sim another process", &place).0);
+        let mut disk = Disk::default();
+        disk.blobs.insert(self.manifest.genesis, self.model.genesis());
+        let again = Peer {
+            identity,
+            anchor,
+            disk,
+            engine: self.model.engine(peer, None),
+            swarm: None,
+            life: 0,
+            wake: Millis::NEVER,
+            train_ms,
+            clock,
+            frozen_until: Millis(0),
+            newer: false,
+            lie: None,
+        };
+        self.peers.insert(name, again);
+        self.start(name);
+        Some(name)
+    }
+
+    /// The identity that a process has.
+    pub fn identity_of(&self, name: PeerId) -> PeerId {
+        self.peers.get(&name).map_or(name, |peer| peer.identity.peer())
+    }
+
+    /// Of the processes with an identity, the one that somebody is linked with.
+    pub(crate) fn linked_process(&self, id: PeerId, identity: PeerId) -> PeerId {
+        let is_it = |name: &&PeerId| self.are_linked(id, **name) && self.identity_of(**name) == identity;
+        if self.are_linked(id, identity) {
+            return identity;
+        }
+        self.peers.keys().find(is_it).copied().unwrap_or(identity)
+    }
+
+    /// An input as a state machine gets it, which knows identities only.
+    pub(crate) fn by_identity<'a>(&self, input: Input<'a>) -> Input<'a> {
+        match input {
+            Input::LinkUp(name) => Input::LinkUp(self.identity_of(name)),
+            Input::LinkDown(name) => Input::LinkDown(self.identity_of(name)),
+            Input::Frame { from, bytes } => Input::Frame { from: self.identity_of(from), bytes },
+            other => other,
+        }
+    }
+
+    /// Whether one process may link with another: not with one of its own identity, and where there is a link with
+    /// another process of that identity, one of the two stays, by lot.
+    pub(crate) fn makes_way(&mut self, one: PeerId, other: PeerId) -> bool {
+        if self.identity_of(one) == self.identity_of(other) {
+            return false;
+        }
+        for (id, with) in [(one, other), (other, one)] {
+            let before = self.linked_process(id, self.identity_of(with));
+            if before != with && self.are_linked(id, before) {
+                if self.random.chance(500) {
+                    return false;
+                }
+                self.unlink(id, before);
+            }
+        }
+        true
+    }
+}
