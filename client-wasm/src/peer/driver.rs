@@ -197,12 +197,15 @@ impl Driver {
                 let rolled = self.kept.roll_back(to).await;
                 warn(rolled.map_err(|error| error.to_string()));
             }
-            Event::Replaced { round } => scope::post(&PeerNews::Notice {
-                text: format!(
-                    "This identity was opened somewhere else, which takes part from round {round} on. This tab follows the \
-                     run; pause and resume to take part here again."
-                ),
-            }),
+            Event::Replaced { round } => {
+                self.mesh_input(MeshInput::Rest);
+                scope::post(&PeerNews::Notice {
+                    text: format!(
+                        "This identity was opened somewhere else, which takes part from round {round} on. This tab makes \
+                         room for it; pause and resume to take part here again."
+                    ),
+                });
+            }
             Event::Trouble(text) => scope::post(&PeerNews::Notice { text }),
             // The status says these.
             // Votes are native peers' for now.
@@ -226,7 +229,10 @@ impl Driver {
     async fn hear(&mut self, news: News) {
         match news {
             News::Page(PageCommand::Pause) => self.due.push_back(Due::Plain(Input::Command(Command::Pause))),
-            News::Page(PageCommand::Resume) => self.due.push_back(Due::Plain(Input::Command(Command::Start))),
+            News::Page(PageCommand::Resume) => {
+                self.mesh_input(MeshInput::GoOn);
+                self.due.push_back(Due::Plain(Input::Command(Command::Start)));
+            }
             News::Relay(generation, news) if self.relay.is_current(generation) => match news {
                 RelayNews::Open => self.mesh_input(MeshInput::RelayOpen),
                 RelayNews::Lost => self.mesh_input(MeshInput::RelayLost),
@@ -337,6 +343,7 @@ impl Driver {
         match output {
             MeshOutput::Relay(message) => self.counters.bytes_up += self.relay.send(&message) as u64,
             MeshOutput::ConnectRelay => self.relay.connect(),
+            MeshOutput::LeaveRelay => self.relay.leave(),
             MeshOutput::RelayState(state) => {
                 self.counters.relay = state == RelayState::Open;
                 self.status_at = Millis(0);

@@ -55,12 +55,16 @@ impl Relay {
     }
 
     pub fn connect(&mut self) {
-        self.generation += 1;
-        self.socket = None;
+        self.leave();
         match self.open() {
             Ok(socket) => self.socket = Some(socket),
             Err(_) => self.inbox.push(News::Relay(self.generation, RelayNews::Lost)),
         }
+    }
+
+    pub fn leave(&mut self) {
+        self.generation += 1;
+        self.socket = None;
     }
 
     fn open(&self) -> Result<Socket, wasm_bindgen::JsValue> {

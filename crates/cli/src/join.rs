@@ -276,7 +276,7 @@ impl Reporter {
             }
             NodeEvent::Swarm(Event::Replaced { round }) => (
                 format!(
-                    "Another process with this machine's key takes part from round {round} on; this one only follows. \
+                    "Another process with this machine's key takes part from round {round} on; this one makes room. \
                      Start it again to take part here."
                 ),
                 json!({ "event": "replaced", "round": round }),

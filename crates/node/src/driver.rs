@@ -160,7 +160,12 @@ impl Driver {
                 Some(event) = inbox.compute.recv() => self.on_compute(event),
                 Some(event) = inbox.storage.recv() => self.on_storage(event),
                 request = inbox.requests.recv(), if leaving_until.is_none() => match request {
-                    Some(Request::Command(command)) => self.swarm(Input::Command(command)),
+                    Some(Request::Command(command)) => {
+                        if command == Command::Start {
+                            self.mesh(MeshInput::GoOn);
+                        }
+                        self.swarm(Input::Command(command));
+                    }
                     Some(Request::Leave) => {
                         self.swarm(Input::Command(Command::Leave));
                         leaving_until = Some(tokio::time::Instant::now() + LEAVING);
@@ -298,8 +303,10 @@ impl Driver {
                 Output::Load { blob } => self.storage.load(blob),
                 Output::Forget { blob } => self.storage.forget(blob),
                 Output::Tell(event) => {
-                    if let Event::RolledBack { to } = event {
-                        self.storage.roll_back(to);
+                    match event {
+                        Event::RolledBack { to } => self.storage.roll_back(to),
+                        Event::Replaced { .. } => self.mesh(MeshInput::Rest),
+                        _ => {}
                     }
                     self.publish(self.clock.now());
                     self.tell(NodeEvent::Swarm(event));
@@ -329,6 +336,10 @@ impl Driver {
                 }
             }
             MeshOutput::ConnectRelay => self.connect_relay(),
+            MeshOutput::LeaveRelay => {
+                self.sockets += 1;
+                self.socket = None;
+            }
             MeshOutput::RelayState(state) => {
                 self.relay_state = state;
                 self.tell(NodeEvent::Relay(state));

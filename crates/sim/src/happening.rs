@@ -19,8 +19,16 @@ const NEWER_PER_MILLE: u64 = 20;
 
 #[derive(Debug)]
 pub(crate) enum Happening {
-    Frame { from: PeerId, bytes: Vec<u8> },
-    Link { with: PeerId, up: bool },
+    Frame {
+        from: PeerId,
+        bytes: Vec<u8>,
+    },
+    Link {
+        with: PeerId,
+        up: bool,
+    },
+    /// It looks for links.
+    Look,
     Done(DoneWork),
     Wake,
 }
@@ -56,6 +64,7 @@ impl World {
             Happening::Frame { from, bytes } => self.input(id, Input::Frame { from, bytes: &bytes }),
             Happening::Link { with, up: true } => self.input(id, Input::LinkUp(with)),
             Happening::Link { with, up: false } => self.input(id, Input::LinkDown(with)),
+            Happening::Look => self.look_for_links(id),
             Happening::Wake => {
                 if peer.wake <= self.now {
                     peer.wake = Millis::NEVER;
@@ -175,6 +184,9 @@ impl World {
             self.checker.certified(id, (parent.unwrap_or_default(), *round), (*body, *model), *recovery);
         }
         self.log.told(self.now, id, &event);
+        if matches!(event, Event::Replaced { .. }) {
+            self.make_room(id);
+        }
         if self.verbose {
             println!("{:>9} ms  {}  {event:?}", self.now.0, id.short());
         }

@@ -3,10 +3,15 @@
 //! In a world every process has a name of its own, which is its identity's unless another process has that. Others know
 //! it by its identity alone, and each of them is linked with one process of an identity at most.
 
-use shoal_swarm::Input;
+use shoal_swarm::{Input, Swarm};
 use shoal_wire::{Digest, Millis, PeerId};
 
-use crate::{World, disk::Disk, peer::Peer};
+use crate::{World, disk::Disk, happening::Happening, peer::Peer};
+
+/// When a link has ended, the next one is looked for this much later.
+const LOOK_AGAIN_MS: u64 = 10;
+/// A process whose place at a relay another one took comes back after so long.
+const REFUSED_RETRY_MS: u64 = 60_000;
 
 impl World {
     /// Opens the identity of a peer once more, from an empty folder; returns the name of the new process.
@@ -35,6 +40,20 @@ impl World {
         self.peers.insert(name, again);
         self.start(name);
         Some(name)
+    }
+
+    /// A process that was replaced leaves the links to those that were not, as shells have it.
+    pub(crate) fn make_room(&mut self, id: PeerId) {
+        for other in self.live() {
+            self.drop_link(id, other);
+            if other != id && self.identity_of(other) == self.identity_of(id) && !self.has_made_room(other) {
+                self.later(other, LOOK_AGAIN_MS, Happening::Look);
+            }
+        }
+    }
+
+    fn has_made_room(&self, name: PeerId) -> bool {
+        self.swarm(name).is_some_and(Swarm::is_replaced)
     }
 
     /// The identity that a process has.
@@ -74,6 +93,7 @@ impl World {
                     return false;
                 }
                 self.unlink(id, before);
+                self.later(before, REFUSED_RETRY_MS, Happening::Look);
             }
         }
         true

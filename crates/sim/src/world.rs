@@ -441,7 +441,11 @@ impl World {
     }
 
     pub fn command(&mut self, id: PeerId, command: Command) {
+        let starts = command == Command::Start;
         self.input(id, Input::Command(command));
+        if starts {
+            self.look_for_links(id);
+        }
     }
 
     /// Runs until a condition holds; false when it does not within this much simulated time.

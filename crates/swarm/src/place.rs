@@ -25,6 +25,11 @@ impl Swarm {
         self.chain.speaker(self.me, self.speaks_as())
     }
 
+    /// Whether another session of its identity took this one's place, and it has not asked for it again.
+    pub fn is_replaced(&self) -> bool {
+        self.replaced
+    }
+
     pub(crate) fn is_member(&self) -> bool {
         self.own_place().is_some()
     }

@@ -82,6 +82,10 @@ pub enum MeshInput<'a> {
     },
     /// This peer broke the rules: no link with it for a while.
     Drop(PeerId),
+    /// Another process of this identity takes part: leave it the identity's links and its place at the relay.
+    Rest,
+    /// Look for links again after [`MeshInput::Rest`]; nothing otherwise.
+    GoOn,
     Tick,
 }
 
@@ -91,6 +95,8 @@ pub enum MeshOutput {
     Relay(ToRelay),
     /// Open the WebSocket now, closing an earlier one, whose events no longer count.
     ConnectRelay,
+    /// Close the WebSocket, whose events no longer count.
+    LeaveRelay,
     /// How the connection to the relay stands, for people.
     RelayState(RelayState),
     /// Make a direct link and describe it, as the side that offers.
@@ -205,6 +211,8 @@ impl Mesh {
             MeshInput::Closed { peer, attempt } => self.link_failed(peer, attempt),
             MeshInput::Send { to, frame, bulk } => self.send(to, &frame, bulk),
             MeshInput::Drop(peer) => self.ban(peer),
+            MeshInput::Rest => self.rest(),
+            MeshInput::GoOn => self.session.go_on(self.now),
             MeshInput::Tick => {}
         }
         self.advance();
@@ -390,6 +398,18 @@ impl Mesh {
 
     fn links(&self) -> usize {
         self.peers.values().filter(|peer| peer.link.is_some()).count()
+    }
+
+    fn rest(&mut self) {
+        self.session.rest();
+        self.outputs.push_back(MeshOutput::LeaveRelay);
+        self.outputs.push_back(MeshOutput::RelayState(RelayState::Refused(Refusal::Replaced)));
+        for (id, peer) in &mut self.peers {
+            peer.left_room();
+            if let Some(link) = peer.link.take() {
+                self.outputs.push_back(MeshOutput::Close { peer: *id, attempt: link.attempt });
+            }
+        }
     }
 
     fn ban(&mut self, id: PeerId) {

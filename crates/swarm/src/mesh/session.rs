@@ -19,9 +19,15 @@ pub(super) enum Due {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Phase {
-    Away { retry_at: Millis },
-    Connecting { since: Millis },
+    Away {
+        retry_at: Millis,
+    },
+    Connecting {
+        since: Millis,
+    },
     Open,
+    /// Not wanted for now.
+    Resting,
 }
 
 #[derive(Debug)]
@@ -76,7 +82,21 @@ impl Session {
         };
     }
 
+    pub(super) fn rest(&mut self) {
+        self.phase = Phase::Resting;
+    }
+
+    /// Ends a rest, if there is one.
+    pub(super) fn go_on(&mut self, now: Millis) {
+        if self.phase == Phase::Resting {
+            self.phase = Phase::Away { retry_at: now };
+        }
+    }
+
     pub(super) fn lost(&mut self, now: Millis) {
+        if self.phase == Phase::Resting {
+            return;
+        }
         self.phase = Phase::Away { retry_at: now + self.next_wait_ms() };
     }
 
@@ -110,6 +130,7 @@ impl Session {
         match self.phase {
             Phase::Away { retry_at } => retry_at,
             Phase::Connecting { since } => since + ENTER_MS_MAX,
+            Phase::Resting => Millis::NEVER,
             Phase::Open => (self.heard_at.max(self.pinged_at) + PING_MS).min(self.heard_at + SILENCE_MS_MAX),
         }
     }

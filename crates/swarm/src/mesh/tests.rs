@@ -87,6 +87,7 @@ impl World {
                 let event = if self.relay_up { Event::RelayOpen } else { Event::RelayLost };
                 self.inbox.push_back((index, event));
             }
+            MeshOutput::LeaveRelay => self.leave(index),
             MeshOutput::Relay(message) if self.sockets[index].0 => self.at_relay(index, message.clone()),
             MeshOutput::Offer { peer, attempt } => {
                 self.offers += 1;
@@ -433,6 +434,22 @@ fn a_peer_that_broke_the_rules_is_gone_for_a_while() {
     assert!(world.frames(0).is_empty());
     world.pass(BAN_MS);
     assert!(world.path(0, 1).is_some());
+}
+
+#[test]
+fn a_mesh_that_rests_leaves_all_links_and_the_relay_until_it_goes_on() {
+    let mut world = World::new(&[true, true]);
+    assert_eq!(world.path(0, 1), Some(true));
+    world.input(0, MeshInput::Rest);
+    world.deliver();
+    assert_eq!((world.path(0, 1), world.path(1, 0)), (None, None));
+    assert!(world.ends.is_empty() && !world.sockets[0].0);
+    world.pass(HOUR_MS);
+    assert!(world.ends.is_empty() && !world.sockets[0].0);
+    world.input(0, MeshInput::GoOn);
+    world.deliver();
+    world.pass(20_000);
+    assert_eq!((world.path(0, 1), world.path(1, 0)), (Some(true), Some(true)));
 }
 
 #[test]
