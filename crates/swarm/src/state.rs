@@ -68,6 +68,8 @@ pub struct Swarm {
     pub(crate) records: BTreeMap<RecordId, Stored>,
     pub(crate) next_record: RecordId,
     pub(crate) next_heartbeat: Millis,
+    /// When the rules were last looked at.
+    pub(crate) advanced: Millis,
 
     /// The volunteer wants to take part.
     pub(crate) active: bool,

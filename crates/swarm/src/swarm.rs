@@ -79,6 +79,7 @@ impl Swarm {
             records: BTreeMap::new(),
             next_record: 1,
             next_heartbeat: now,
+            advanced: now,
             active: false,
             stored_votes: restored.votes,
             sought: BTreeMap::new(),
@@ -115,13 +116,14 @@ impl Swarm {
         }
         self.drained = false;
         self.now = self.now.max(now);
+        let mut news = true;
         match input {
             Input::LinkUp(peer) => self.link_up(peer),
             Input::LinkDown(peer) => {
                 self.links.remove(&peer);
                 self.transfers.link_down(peer);
             }
-            Input::Frame { from, bytes } => self.frame(from, bytes),
+            Input::Frame { from, bytes } => news = self.frame(from, bytes),
             Input::Computed { job, outcome } => self.computed(job, outcome),
             Input::Persisted(record) => {
                 if let Some(Stored::Vote { round, vote }) = self.records.remove(&record) {
@@ -143,7 +145,10 @@ impl Swarm {
             Input::Tick => {}
             Input::Command(command) => self.command(command),
         }
-        self.advance();
+        // Most frames of a large roster say what is known, and the rules looked at that a moment ago.
+        if news || self.now.since(self.advanced) >= BUSY_TICK_MS {
+            self.advance();
+        }
         Ok(())
     }
 
@@ -155,7 +160,7 @@ impl Swarm {
         self.drained = true;
         let busy =
             self.round.started.is_some() && (self.round.closing_since.is_some() || self.round.training.is_some());
-        let tick = self.now + BUSY_TICK_MS;
+        let tick = self.advanced + BUSY_TICK_MS;
         let fetching = self.transfers.is_fetching();
         Output::Idle(if busy || fetching { self.next_heartbeat.min(tick) } else { self.next_heartbeat })
     }
@@ -191,19 +196,27 @@ impl Swarm {
         }
     }
 
-    fn frame(&mut self, from: PeerId, bytes: &[u8]) {
-        let Some(link) = self.links.get_mut(&from) else { return };
+    /// Takes a frame; returns whether it holds anything for the rules to look at.
+    fn frame(&mut self, from: PeerId, bytes: &[u8]) -> bool {
+        let came_back = !self.is_present(from);
+        let Some(link) = self.links.get_mut(&from) else { return false };
         let Ok(frame) = Frame::decode(bytes) else {
             // A relay may have damaged it, so the peer is not blamed; the heartbeat finds what got lost.
-            return;
+            return false;
         };
         link.heard = Some(self.now);
         self.heard.insert(from, self.now);
         match frame {
-            Frame::Said(envelope) => self.ingest(envelope, Some(from)),
-            Frame::Status(status) => self.take_status(from, status),
-            Frame::Ask(ids) => self.answer_ask(from, &ids),
-            Frame::GetCertificates(round) => self.send_certificates(from, round),
+            Frame::Said(envelope) => return self.ingest(envelope, Some(from)) || came_back,
+            Frame::Status(status) => return self.take_status(from, status) || came_back,
+            Frame::Ask(ids) => {
+                self.answer_ask(from, &ids);
+                return came_back;
+            }
+            Frame::GetCertificates(round) => {
+                self.send_certificates(from, round);
+                return came_back;
+            }
             Frame::Certificates(certificates) => self.take_certificates(from, certificates),
             Frame::GetRange { blob, offset, bytes } => match self.transfers.serve(from, blob, offset, bytes) {
                 Some(frame) => self.send(from, &frame),
@@ -223,6 +236,7 @@ impl Swarm {
             }
             Frame::NoBlob(blob) => self.transfers.denied(self.now, from, blob),
         }
+        true
     }
 
     /// A vote binds for ever, and so does what it stands for: without both on the disk, this peer stops voting.
@@ -344,6 +358,7 @@ impl Swarm {
 
     /// Applies every rule until nothing changes.
     pub(crate) fn advance(&mut self) {
+        self.advanced = self.now;
         for _ in 0..PASSES_MAX {
             self.changed = false;
             self.heartbeat();

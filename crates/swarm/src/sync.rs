@@ -48,30 +48,34 @@ impl Swarm {
         }
     }
 
-    pub(crate) fn take_status(&mut self, from: PeerId, status: Status) {
+    /// Returns whether it tells anything of which the rules do not know.
+    pub(crate) fn take_status(&mut self, from: PeerId, status: Status) -> bool {
+        let mut news = false;
         let head = (self.chain.head().round, self.chain.head().body);
         let trusted = self.chain.member(from).is_some();
         let members = status.seen.into_iter().filter(|peer| trusted && self.chain.member(*peer).is_some());
         for peer in members.collect::<Vec<_>>() {
+            news |= !self.is_present(peer);
             // Second-hand news is a little older than first-hand.
             let heard = self.heard.entry(peer).or_default();
             *heard = (*heard).max(shoal_wire::Millis(self.now.0.saturating_sub(HEARTBEAT_MS)));
         }
-        let Some(link) = self.links.get_mut(&from) else { return };
-        link.head = status.head;
+        let Some(link) = self.links.get_mut(&from) else { return news };
+        news |= core::mem::replace(&mut link.head, status.head) != status.head;
         let due = link.asked_certificates.is_none_or(|asked| self.now.since(asked) >= ASK_AGAIN_MS);
         if status.head > head.0 && due {
             self.ask_certificates(from, head.0 + 1);
-            return;
+            return news;
         }
         let forked = status.head > 0 && self.body_of(status.head).is_some_and(|ours| ours != status.body);
         if forked && due {
             self.ask_certificates(from, self.first_recovery().unwrap_or(status.head));
-            return;
+            return news;
         }
         if (status.head, status.body) == head {
             self.ask_for_lost(from, status.envelopes);
         }
+        news
     }
 
     /// Digest of the body that was certified for a round.
@@ -210,15 +214,20 @@ impl Swarm {
         self.tell(Event::RolledBack { to });
     }
 
-    /// Takes a signed message from anyone, through anyone.
-    pub(crate) fn ingest(&mut self, envelope: Envelope, through: Option<PeerId>) {
+    /// Takes a signed message from anyone, through anyone; returns whether it was not known.
+    pub(crate) fn ingest(&mut self, envelope: Envelope, through: Option<PeerId>) -> bool {
         let id = short(envelope.id());
         if let Some(link) = through.and_then(|peer| self.links.get_mut(&peer)) {
             link.known.insert(id);
         }
         if self.pool.knows(id) || self.early.contains_key(&id) {
-            return;
+            return false;
         }
+        self.take_said(envelope, id, through);
+        true
+    }
+
+    fn take_said(&mut self, envelope: Envelope, id: u64, through: Option<PeerId>) {
         // The id does not cover the signature, so a forged copy must not stand in for the genuine message: nothing is
         // remembered of it, and `Link::asked` bounds how often it is asked for.
         let Ok(said) = Said::open(&envelope, self.run) else { return };
