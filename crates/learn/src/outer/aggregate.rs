@@ -9,7 +9,7 @@ use shoal_wire::{
 use super::{
     UpdateError,
     fixed::{div_half_even, shr_half_even, to_f32},
-    update::Decoder,
+    update::{Decoder, Sent},
 };
 use crate::Layout;
 
@@ -96,7 +96,9 @@ pub(super) fn past(history: &[Vec<u64>], tensor: usize) -> u64 {
 pub(super) struct Reader<'a> {
     contributions: &'a [Contribution<'a>],
     decoders: Vec<Decoder<'a>>,
-    decoded: Vec<Vec<i64>>,
+    sent: Vec<Sent>,
+    /// Values of the last tensor.
+    count: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -110,7 +112,8 @@ impl<'a> Reader<'a> {
             return Err(UpdateError::TooMany { got: contributions.len() });
         }
         let decoders = contributions.iter().map(|one| Decoder::new(codec, one.update)).collect::<Result<_, _>>()?;
-        Ok(Self { contributions, decoders, decoded: vec![Vec::new(); contributions.len()] })
+        let sent = contributions.iter().map(|_| Sent::new(codec)).collect();
+        Ok(Self { contributions, decoders, sent, count: 0 })
     }
 
     /// The sum of the weights.
@@ -120,10 +123,11 @@ impl<'a> Reader<'a> {
 
     /// Reads the next tensor; returns each update's rate, what its norm would be had every token been trained.
     pub fn tensor(&mut self, count: usize) -> Result<Vec<u64>, UpdateError> {
-        for (decoder, values) in self.decoders.iter_mut().zip(&mut self.decoded) {
-            decoder.tensor(count, values)?;
+        self.count = count;
+        for (decoder, sent) in self.decoders.iter_mut().zip(&mut self.sent) {
+            decoder.sent(count, sent)?;
         }
-        Ok(self.decoded.iter().zip(self.contributions).map(|(values, one)| rate(norm(values), one.work)).collect())
+        Ok(self.sent.iter().zip(self.contributions).map(|(sent, one)| rate(norm(sent), one.work)).collect())
     }
 
     /// The lower median of these rates, each counting as much as its author.
@@ -133,9 +137,9 @@ impl<'a> Reader<'a> {
 
     /// The last tensor's values, clipped, weighted, rounded to multiples of 2^`shift` and summed, in units of 2^(`shift` − 40).
     pub fn sums(&self, rates: &[u64], limit: u64, shift: u32) -> Vec<i64> {
-        let mut sums = vec![0_i64; self.decoded.first().map_or(0, Vec::len)];
-        for ((values, rate), one) in self.decoded.iter().zip(rates).zip(self.contributions) {
-            add(&mut sums, values, one.weight(), *rate, limit, shift);
+        let mut sums = vec![0_i64; self.count];
+        for ((sent, rate), one) in self.sent.iter().zip(rates).zip(self.contributions) {
+            add(&mut sums, sent, one.weight(), *rate, limit, shift);
         }
         sums
     }
@@ -146,21 +150,28 @@ impl<'a> Reader<'a> {
 }
 
 /// Adds one update's clipped and weighted values.
-fn add(sums: &mut [i64], values: &[i64], weight: i64, rate: u64, limit: u64, shift: u32) {
-    for (sum, value) in sums.iter_mut().zip(values) {
-        let clipped = if rate <= limit || *value == 0 {
-            *value
+fn add(sums: &mut [i64], sent: &Sent, weight: i64, rate: u64, limit: u64, shift: u32) {
+    let weighted = |value: i64| {
+        let clipped = if rate <= limit || value == 0 {
+            value
         } else {
-            div_half_even(i128::from(*value) * i128::from(limit), i128::from(rate)) as i64
+            div_half_even(i128::from(value) * i128::from(limit), i128::from(rate)) as i64
         };
-        *sum += shr_half_even(weight * clipped, shift);
+        shr_half_even(weight * clipped, shift)
+    };
+    match sent {
+        Sent::All(values) => sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += weighted(*value)),
+        Sent::Some(values) => values.iter().for_each(|(place, value)| sums[*place] += weighted(*value)),
     }
 }
 
 /// Euclidean norm, rounded down, in units of 2⁻⁴⁰.
-fn norm(values: &[i64]) -> u64 {
-    let squares: u128 =
-        values.iter().map(|value| u128::from(value.unsigned_abs()) * u128::from(value.unsigned_abs())).sum();
+fn norm(sent: &Sent) -> u64 {
+    let square = |value: &i64| u128::from(value.unsigned_abs()) * u128::from(value.unsigned_abs());
+    let squares: u128 = match sent {
+        Sent::All(values) => values.iter().map(square).sum(),
+        Sent::Some(values) => values.iter().map(|(_, value)| square(value)).sum(),
+    };
     squares.isqrt() as u64
 }
 

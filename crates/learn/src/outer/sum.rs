@@ -175,6 +175,11 @@ impl PartialSum {
         if sum.to_bytes(part) == bytes { Ok(sum) } else { Err(UpdateError::NotCanonical) }
     }
 
+    /// Rates of a sum of this part that others were shown to have found, without reading its values.
+    pub fn rates_in(part: &Part, bytes: &[u8]) -> Result<Vec<u64>, UpdateError> {
+        sum_code::rates(&part.layout, bytes)
+    }
+
     fn check(&self, part: &Part) -> Result<(), UpdateError> {
         if self.values.len() == part.layout.len() { Ok(()) } else { Err(UpdateError::Parts) }
     }

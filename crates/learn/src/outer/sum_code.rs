@@ -35,7 +35,15 @@ pub(super) fn encode(sum: &PartialSum, layout: &Layout) -> Vec<u8> {
     out
 }
 
-pub(super) fn decode(layout: &Layout, bytes: &[u8]) -> Result<PartialSum, UpdateError> {
+/// What stands before the values.
+struct Head<'a> {
+    weight: u64,
+    contributors: u32,
+    rates: Vec<u64>,
+    rest: &'a [u8],
+}
+
+fn head<'a>(layout: &Layout, bytes: &'a [u8]) -> Result<Head<'a>, UpdateError> {
     let truncated = UpdateError::Truncated { at: bytes.len() };
     let (content, sum) = bytes.split_last_chunk::<CHECKSUM_BYTES>().ok_or(truncated)?;
     if checksum(content) != *sum {
@@ -50,6 +58,21 @@ pub(super) fn decode(layout: &Layout, bytes: &[u8]) -> Result<PartialSum, Update
     contributors.copy_from_slice(&head[9..]);
     let (rates, rest) = rest.split_at_checked(8 * layout.tensors.len()).ok_or(truncated)?;
     let rate = |part: &[u8]| part.iter().rev().fold(0, |rate, byte| rate << 8 | u64::from(*byte));
+    Ok(Head {
+        weight: u64::from_le_bytes(weight),
+        contributors: u32::from_le_bytes(contributors),
+        rates: rates.chunks_exact(8).map(rate).collect(),
+        rest,
+    })
+}
+
+/// The rates alone, which takes no reading of values.
+pub(super) fn rates(layout: &Layout, bytes: &[u8]) -> Result<Vec<u64>, UpdateError> {
+    Ok(head(layout, bytes)?.rates)
+}
+
+pub(super) fn decode(layout: &Layout, bytes: &[u8]) -> Result<PartialSum, UpdateError> {
+    let Head { weight, contributors, rates, rest } = head(layout, bytes)?;
     let mut bits = BitReader::new(rest);
     let mut values = Vec::new();
     for tensor in &layout.tensors {
@@ -58,12 +81,7 @@ pub(super) fn decode(layout: &Layout, bytes: &[u8]) -> Result<PartialSum, Update
         }
     }
     match rest.len() - bits.finish()? {
-        0 => Ok(PartialSum {
-            weight: u64::from_le_bytes(weight),
-            contributors: u32::from_le_bytes(contributors),
-            rates: rates.chunks_exact(8).map(rate).collect(),
-            values,
-        }),
+        0 => Ok(PartialSum { weight, contributors, rates, values }),
         left => Err(UpdateError::Trailing { bytes: left }),
     }
 }

@@ -60,15 +60,23 @@ pub(super) fn encode(values: &[i64], out: &mut Vec<u8>) {
 
 /// Reads a tensor of `count` values from the front of `bytes`; returns how many bytes it took.
 pub(super) fn decode(bytes: &[u8], count: usize, out: &mut Vec<i64>) -> Result<usize, UpdateError> {
+    let start = out.len();
+    out.resize(start + count, 0);
+    visit(bytes, count, |index, value| out[start + index] = value)
+}
+
+/// Reads only what is sent of such a tensor, in ascending order of places.
+pub(super) fn visit(bytes: &[u8], count: usize, mut each: impl FnMut(usize, i64)) -> Result<usize, UpdateError> {
     let mut at = 0;
-    let mut left = count;
-    while left > 0 {
-        let size = left.min(CHUNK);
+    let mut begin = 0;
+    let mut indices = Vec::with_capacity(kept(CHUNK));
+    while begin < count {
+        let size = (count - begin).min(CHUNK);
         let head = bytes.get(at..at + 2).ok_or(UpdateError::Truncated { at: bytes.len() })?;
         let scale = Scale::from_bits(u16::from_le_bytes([head[0], head[1]])).ok_or(UpdateError::Scale)?;
         let mut bits = BitReader::new(&bytes[at + 2..]);
         let silent = scale.fixed() == 0;
-        let mut indices = Vec::with_capacity(kept(size));
+        indices.clear();
         let mut next = 0;
         for _ in 0..kept(size) {
             let gap = bits.rice(RICE_K, (size - next) as u32)? as usize;
@@ -78,19 +86,17 @@ pub(super) fn decode(bytes: &[u8], count: usize, out: &mut Vec<i64>) -> Result<u
             indices.push(next + gap);
             next += gap + 1;
         }
-        let start = out.len();
-        out.resize(start + size, 0);
-        for index in indices {
+        for index in &indices {
             let negative = bits.bits(1)? == 1;
             let high = bits.bits(1)? == 1;
             if silent && (negative || high) {
                 return Err(UpdateError::Code);
             }
             let magnitude = scale.times(if high { HIGH } else { LOW });
-            out[start + index] = if negative { -magnitude } else { magnitude };
+            each(begin + index, if negative { -magnitude } else { magnitude });
         }
         at += 2 + bits.finish()?;
-        left -= size;
+        begin += size;
     }
     Ok(at)
 }

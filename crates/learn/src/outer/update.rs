@@ -65,11 +65,46 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
+    /// What is sent of the next tensor.
+    pub fn sent(&mut self, count: usize, out: &mut Sent) -> Result<(), UpdateError> {
+        match (self, out) {
+            (Self::Topk(rest), Sent::Some(values)) => {
+                values.clear();
+                *rest = &rest[topk::visit(rest, count, |index, value| values.push((index, value)))?..];
+                Ok(())
+            }
+            (decoder, Sent::All(values)) => decoder.tensor(count, values),
+            (decoder, out) => {
+                let mut values = Vec::new();
+                decoder.tensor(count, &mut values)?;
+                *out = Sent::All(values);
+                Ok(())
+            }
+        }
+    }
+
     pub fn finish(self) -> Result<(), UpdateError> {
         match self {
             Self::Dense4(stream) => stream.finish(),
             Self::Topk([]) => Ok(()),
             Self::Topk(rest) => Err(UpdateError::Trailing { bytes: rest.len() }),
+        }
+    }
+}
+
+/// What an update sends of a tensor, in units of 2⁻⁴⁰.
+#[derive(Debug)]
+pub(super) enum Sent {
+    All(Vec<i64>),
+    /// With their places; all others are zero.
+    Some(Vec<(usize, i64)>),
+}
+
+impl Sent {
+    pub fn new(codec: Codec) -> Self {
+        match codec {
+            Codec::Dense4 => Self::All(Vec::new()),
+            Codec::Topk => Self::Some(Vec::new()),
         }
     }
 }

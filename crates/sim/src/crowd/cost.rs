@@ -30,14 +30,21 @@ struct Sizes {
     sums: Vec<f64>,
 }
 
-/// Nanoseconds a parameter of single-threaded Wasm. Decoding was measured at 80 and coding at 20 million values a second
-/// (decision 14); the rest are passes over arrays of integers.
+/// Nanoseconds a parameter on one thread in Wasm, as `cargo run --example sums` of `shoal-learn` measured them there
+/// (docs/many-peers.md), rounded up.
 mod ns {
-    pub const SUM_AN_UPDATE: f64 = 6.0;
-    pub const MERGE_A_SUM: f64 = 25.0;
-    pub const CODE: f64 = 60.0;
-    pub const APPLY: f64 = 30.0;
+    /// Reading a sparse update and adding it.
+    pub const SUM_AN_UPDATE: f64 = 1.7;
+    pub const ENCODE_A_SUM: f64 = 16.0;
+    pub const DECODE_A_SUM: f64 = 32.0;
+    pub const ADD_A_SUM: f64 = 2.0;
+    pub const CODE: f64 = 61.0;
+    pub const APPLY: f64 = 38.0;
+    pub const APPLY_A_SUM: f64 = 35.0;
 }
+
+/// Threads that parts are spread over: nothing has fewer cores, and parts have nothing to do with each other.
+const THREADS: f64 = 2.0;
 
 impl Sizes {
     fn of(codec: Codec) -> &'static Self {
@@ -116,22 +123,23 @@ impl Costs {
     }
 
     fn ms(&self, each_ns: f64) -> u64 {
-        (self.parameters * each_ns / 1e6) as u64
+        (self.parameters * each_ns / THREADS / 1e6) as u64
     }
 
     pub fn sum_ms(&self, updates: usize) -> u64 {
-        self.ms(ns::SUM_AN_UPDATE * updates as f64)
+        self.ms(ns::SUM_AN_UPDATE * updates as f64 + ns::ENCODE_A_SUM)
     }
 
     pub fn merge_ms(&self, sums: usize) -> u64 {
-        self.ms(ns::MERGE_A_SUM * sums as f64 / PARTS as f64)
+        self.ms(((ns::DECODE_A_SUM + ns::ADD_A_SUM) * sums as f64 + ns::ENCODE_A_SUM) / PARTS as f64)
     }
 
-    pub fn finish_ms(&self) -> u64 {
-        self.ms(ns::CODE / PARTS as f64)
+    /// Where a sum stands for its mean only its rates are read.
+    pub fn finish_ms(&self, is_one_group: bool) -> u64 {
+        if is_one_group { 0 } else { self.ms((ns::DECODE_A_SUM + ns::CODE) / PARTS as f64) }
     }
 
-    pub fn apply_ms(&self) -> u64 {
-        self.ms(ns::APPLY)
+    pub fn apply_ms(&self, is_one_group: bool) -> u64 {
+        self.ms(if is_one_group { ns::DECODE_A_SUM + ns::APPLY_A_SUM } else { ns::APPLY })
     }
 }

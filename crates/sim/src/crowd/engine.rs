@@ -65,7 +65,7 @@ impl Engine {
                 Ok((coded, rates)) => Outcome::Finished { coded: coded.into(), rates },
                 Err(Unfit) => all(1),
             },
-            Job::Apply { model, coded } => match self.apply(model, coded) {
+            Job::Apply { epoch, model, coded } => match self.apply(epoch, model, coded) {
                 Ok(model) => Outcome::Applied { model: model.into() },
                 Err(Unfit) => all(coded.len()),
             },
@@ -138,12 +138,25 @@ impl Engine {
 
     fn finish(&self, epoch: &Epoch, part: u8, sum: &[u8]) -> Result<(Vec<u8>, Vec<u64>), Unfit> {
         let part = self.parts.get(usize::from(part)).ok_or(Unfit)?;
+        if epoch.is_one_group() {
+            return Ok((sum.to_vec(), PartialSum::rates_in(part, sum).map_err(|_| Unfit)?));
+        }
         let sum = PartialSum::from_bytes(part, sum).map_err(|_| Unfit)?;
         Ok((sum.code(part, &self.grid(epoch)).map_err(|_| Unfit)?, sum.rates))
     }
 
-    fn apply(&self, model: &[u8], coded: &[Option<Arc<[u8]>>]) -> Result<Vec<u8>, Unfit> {
-        let theta = params_from_bytes(&self.layout, model).map_err(|_| Unfit)?;
+    fn apply(&self, epoch: &Epoch, model: &[u8], coded: &[Option<Arc<[u8]>>]) -> Result<Vec<u8>, Unfit> {
+        let mut theta = params_from_bytes(&self.layout, model).map_err(|_| Unfit)?;
+        if epoch.is_one_group() {
+            let grid = self.grid(epoch);
+            for (part, sum) in self.parts.iter().zip(coded) {
+                let Some(sum) = sum else { continue };
+                let sum = PartialSum::from_bytes(part, sum).map_err(|_| Unfit)?;
+                let next = sum.apply_exactly(part, &grid, &self.outer, &theta).map_err(|_| Unfit)?;
+                theta.get_mut(part.range()).ok_or(Unfit)?.copy_from_slice(&next);
+            }
+            return Ok(params_to_bytes(&theta));
+        }
         let coded: Vec<Option<&[u8]>> = coded.iter().map(Option::as_deref).collect();
         let next = outer::apply(&self.parts, &self.outer, &theta, &coded).map_err(|_| Unfit)?;
         Ok(params_to_bytes(&next))

@@ -77,10 +77,10 @@ pub fn scale(many: Option<usize>, mut each: impl FnMut(&Row)) -> Report {
     }
 }
 
-/// 10 M parameters, `topk` (64 of 4,096 values), H = 200 steps of 1 s: a step is 16,384 tokens at 1 TFLOP/s. Uplinks of 1
+/// 10 M parameters, `topk` (64 of 4,096 values), H = 250 steps of 1 s: a step is 16,384 tokens at 1 TFLOP/s. Uplinks of 1
 /// to 20 Mbit/s want rounds of a few minutes; slower machines do fewer steps in the same time.
 fn long() -> Settings {
-    Settings { train_ms: 200_000, ..Settings::default() }
+    Settings { train_ms: 250_000, ..Settings::default() }
 }
 
 /// Covenant-72B's shape: 16 contributors, 50 M parameters, 5 Mbit/s up and 25 down, H = 30 steps of 4.9 s: 16,384 tokens a

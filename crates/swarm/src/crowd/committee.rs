@@ -177,7 +177,7 @@ impl Crowd {
 
     /// The model after a body's means; `None` while they are fetched or applied.
     pub(super) fn apply(&mut self, body: &Body) -> Option<(Digest, Bytes)> {
-        body.parts.iter().flatten().for_each(|part| self.want(part.mean.coded));
+        body.parts.iter().flatten().for_each(|part| self.want_sum(part.mean.coded));
         self.apply_means(body.parts.iter().map(|part| part.as_ref().map(|part| part.mean.coded.digest)).collect())
     }
 
@@ -212,7 +212,7 @@ impl Crowd {
             });
         }
         self.round.applied.insert(key, None);
-        let work = Job::Apply { model: self.model.clone(), coded };
+        let work = Job::Apply { epoch: self.epoch.clone(), model: self.model.clone(), coded };
         self.compute(Purpose::Apply { key }, work);
         None
     }

@@ -100,6 +100,11 @@ impl Epoch {
         present
     }
 
+    /// Whether everybody is in one group, and so has the sum of all before anybody could send it.
+    pub fn is_one_group(&self) -> bool {
+        self.draw.groups().len() == 1
+    }
+
     pub(crate) fn peer(&self, member: u32) -> PeerId {
         self.roster.seats().get(member as usize).map_or(PeerId::default(), |seat| seat.member.peer)
     }

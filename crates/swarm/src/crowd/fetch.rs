@@ -15,10 +15,14 @@ const LACKS_MS: u64 = 5_000;
 /// A fetch lapses after this, and after the time that its bytes take at [`SLOWEST_BYTES_MS`].
 const LAPSE_MS: u64 = 4_000;
 const SLOWEST_BYTES_MS: u64 = 48;
+/// A cache is waited for so long.
+const CACHE_MS: u64 = 4_000;
 
 #[derive(Debug)]
 struct Want {
     blob: Blob,
+    /// Until then it is worth waiting for a cache to have it.
+    cached_by: Millis,
     asked: Option<(PeerId, Millis)>,
     avoid: BTreeMap<PeerId, Millis>,
 }
@@ -40,7 +44,14 @@ pub(crate) struct Moves {
 
 impl Fetches {
     pub fn want(&mut self, blob: Blob) {
-        self.wants.entry(blob.digest).or_insert(Want { blob, asked: None, avoid: BTreeMap::new() });
+        let want = Want { blob, cached_by: Millis(0), asked: None, avoid: BTreeMap::new() };
+        self.wants.entry(blob.digest).or_insert(want);
+    }
+
+    /// An update, which a cache will have, where there is one.
+    pub fn want_update(&mut self, now: Millis, blob: Blob) {
+        let cached_by = now + CACHE_MS;
+        self.wants.entry(blob.digest).or_insert(Want { blob, cached_by, asked: None, avoid: BTreeMap::new() });
     }
 
     pub fn holds(&mut self, blob: Digest, peer: PeerId) {
@@ -87,8 +98,9 @@ impl Fetches {
     }
 
     /// Begins fetches from the holders that are least busy for this peer; which of several, `salt` tells, so that not all
-    /// peers ask the same one. Also returns when to look again.
-    pub fn moves(&mut self, now: Millis, salt: u64, away: &BTreeSet<PeerId>) -> (Moves, Millis) {
+    /// peers ask the same one. A `cache` is asked first, and waited for: whoever uploads to it should not have to serve
+    /// others meanwhile. Also returns when to look again.
+    pub fn moves(&mut self, now: Millis, salt: u64, away: &BTreeSet<PeerId>, cache: Option<PeerId>) -> (Moves, Millis) {
         let (mut moves, mut wake) = (Moves::default(), Millis::NEVER);
         let mut in_flight = 0;
         for want in self.wants.values_mut() {
@@ -124,7 +136,13 @@ impl Fetches {
             };
             let free = holders.iter().filter(|peer| !away.contains(peer) && !want.avoid.contains_key(peer));
             let load = |peer: &PeerId| self.busy.get(peer).copied().unwrap_or(0);
-            if let Some(peer) = free.min_by_key(|peer| (load(peer), mix(lot, peer.0))).copied() {
+            let may_come = cache.is_some_and(|cache| !holders.contains(&cache) && !want.avoid.contains_key(&cache));
+            if may_come && now < want.cached_by {
+                wake = wake.min(want.cached_by);
+                continue;
+            }
+            let first = |peer: &&PeerId| (Some(**peer) != cache, load(peer), mix(lot, peer.0));
+            if let Some(peer) = free.min_by_key(first).copied() {
                 want.asked = Some((peer, now));
                 *self.busy.entry(peer).or_default() += 1;
                 in_flight += 1;

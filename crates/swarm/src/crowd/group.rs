@@ -35,7 +35,7 @@ impl Crowd {
             let Entry::Vacant(place) = self.round.commits.entry(from) else { return };
             place.insert(Committed { envelope, commit, came });
             self.fetches.holds(commit.update.digest, from);
-            self.want(commit.update);
+            self.want_update(commit.update);
         }
     }
 
@@ -105,7 +105,7 @@ impl Crowd {
         // An author may have committed to something else here.
         for (peer, commit) in &commits {
             self.fetches.holds(commit.update.digest, *peer);
-            self.want(commit.update);
+            self.want_update(commit.update);
         }
         self.round.lists.insert(digest, (list, commits));
         self.changed = true;

@@ -20,6 +20,8 @@ pub struct Config {
     pub run: RunId,
     pub identity: Identity,
     pub timing: Timing,
+    /// A relay that keeps updates for everybody, where there is one.
+    pub cache: Option<PeerId>,
 }
 
 /// How long peers wait. All of them end something that would otherwise wait for those who are gone.
@@ -141,10 +143,11 @@ pub enum Job {
     Sum { epoch: Arc<Epoch>, updates: Vec<Weighted> },
     /// Add sums of one part.
     Merge { part: u8, sums: Vec<Bytes> },
-    /// Take the mean of a part and code it once.
+    /// Take the mean of a part and code it once. Where all are one group ([`Epoch::is_one_group`]) everybody has the sum
+    /// already: then it stands for its mean, as it is.
     Finish { epoch: Arc<Epoch>, part: u8, sum: Bytes },
-    /// Apply the coded means of all parts.
-    Apply { model: Bytes, coded: Vec<Option<Bytes>> },
+    /// Apply the means of all parts, coded or as sums.
+    Apply { epoch: Arc<Epoch>, model: Bytes, coded: Vec<Option<Bytes>> },
     /// What follows from a body: the next roster and draw ([`Epoch::after`]).
     Next { epoch: Arc<Epoch>, body: Box<Body> },
 }

@@ -69,7 +69,7 @@ impl Crowd {
             if let Some(commit) = commits.get(&peer) {
                 let update = commit.update;
                 certificate.signatures.iter().for_each(|(signer, _)| self.fetches.holds(update.digest, *signer));
-                self.want(update);
+                self.want_update(update);
             }
         }
         let evidence = Evidence { certificate: certificate.clone(), list: list.clone(), seeds: seeds.to_vec() };

@@ -271,7 +271,7 @@ impl Crowd {
                 for peer in &signers {
                     self.fetches.holds(sum.digest, *peer);
                 }
-                self.want(sum);
+                self.want_sum(sum);
             }
         }
         if let Some(mean) = &certificate.record.mean {
@@ -279,7 +279,7 @@ impl Crowd {
                 self.fetches.holds(mean.coded.digest, *peer);
             }
             if self.round.committee.is_some() {
-                self.want(mean.coded);
+                self.want_sum(mean.coded);
             }
         }
         let mine = self.round.panels.get_mut(&node).is_some_and(|panel| panel.certified.replace(digest).is_none());

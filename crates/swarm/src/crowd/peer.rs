@@ -116,6 +116,8 @@ pub(super) struct RoundState {
     pub panels: BTreeMap<Node, Panel>,
     /// Certified sums, by the record's digest.
     pub sums: BTreeMap<Digest, SumCertificate>,
+    /// Blobs that may come from a sum that is being computed here.
+    pub put_off: BTreeSet<Blob>,
     pub endorsements: BTreeMap<Digest, BTreeMap<PeerId, Signature>>,
     pub made: BTreeMap<Digest, Made>,
     /// Updates that do not open or decode. A digest alone does not tell: somebody may commit to another's.
@@ -284,6 +286,16 @@ impl Crowd {
 
     fn computed(&mut self, job: JobId, outcome: Outcome) {
         let Some(purpose) = self.jobs.remove(&job) else { return };
+        let was_sum = matches!(purpose, Purpose::Sum { .. });
+        self.take_outcome(purpose, outcome);
+        if was_sum {
+            for blob in core::mem::take(&mut self.round.put_off) {
+                self.want_sum(blob);
+            }
+        }
+    }
+
+    fn take_outcome(&mut self, purpose: Purpose, outcome: Outcome) {
         match (purpose, outcome) {
             (Purpose::Train { round }, Outcome::Trained { update, work }) => {
                 if round == self.epoch.round {
@@ -438,6 +450,21 @@ impl Crowd {
         }
     }
 
+    /// A sum, or a mean that may be one. What this peer is computing itself it need not fetch, so it waits for that first.
+    pub(super) fn want_sum(&mut self, blob: Blob) {
+        if self.jobs.values().any(|purpose| matches!(purpose, Purpose::Sum { .. })) {
+            self.round.put_off.insert(blob);
+        } else {
+            self.want(blob);
+        }
+    }
+
+    pub(super) fn want_update(&mut self, update: Blob) {
+        if !self.blobs.contains_key(&update.digest) {
+            self.fetches.want_update(self.now, update);
+        }
+    }
+
     fn fetched(&mut self, blob: Digest, from: PeerId, bytes: Bytes) {
         if self.fetches.came(blob) && Digest::of(&bytes) == blob {
             self.keep(bytes.clone());
@@ -473,7 +500,7 @@ impl Crowd {
 
     fn fetch(&mut self) {
         let salt = mix(self.epoch.round, self.me.0);
-        let (moves, wake) = self.fetches.moves(self.now, salt, &self.away);
+        let (moves, wake) = self.fetches.moves(self.now, salt, &self.away, self.config.cache);
         self.wake = self.wake.min(wake);
         moves.cancel.into_iter().for_each(|(blob, from)| self.emit(Output::Cancel { blob, from }));
         moves.begin.into_iter().for_each(|(blob, from)| self.emit(Output::Fetch { blob, from }));

@@ -63,7 +63,7 @@ impl Crowd {
             if guesses.len() < GUESSES_MAX || guesses.contains(blob) {
                 guesses.insert(*blob);
                 if self.round.decided.is_none() && self.is_source(from, *part) {
-                    self.want(*blob);
+                    self.want_sum(*blob);
                 }
             }
         }
@@ -113,7 +113,7 @@ impl Crowd {
         let Some(certificate) = self.round.decided.clone() else { return self.pull() };
         for (part, mean) in certificate.body.parts.iter().enumerate() {
             if let Some(mean) = mean {
-                self.want(mean.mean.coded);
+                self.want_sum(mean.mean.coded);
                 self.pass_on_coded(part as u8, mean.mean.coded);
             }
         }

@@ -219,6 +219,9 @@ impl Crowd {
     pub(super) fn merge(&mut self, node: Node, inputs: &Inputs) {
         let sums = inputs.names.iter().filter_map(|digest| self.round.sums.get(digest));
         let sums: Vec<Bytes> = sums.filter_map(|one| self.blob(part_of(node, &one.record).digest).cloned()).collect();
+        if let [alone] = &sums[..] {
+            return self.merged(inputs.key, node, alone.clone());
+        }
         self.compute(Purpose::Merge { key: inputs.key, node }, Job::Merge { part: node.part, sums });
     }
 

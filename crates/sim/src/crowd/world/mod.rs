@@ -202,7 +202,8 @@ impl CrowdWorld {
         };
         for identity in identities {
             let id = identity.peer();
-            let config = Config { run, identity, timing: world.settings.timing() };
+            let cache = world.relay.as_ref().map(|(relay, ..)| *relay);
+            let config = Config { run, identity, timing: world.settings.timing(), cache };
             let Settings { up_kbps: up, down_kbps: down, latency_ms: latency, .. } = world.settings;
             let link = Link::new(
                 world.random.between(up.0, up.1),

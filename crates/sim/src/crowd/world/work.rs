@@ -31,8 +31,12 @@ impl CrowdWorld {
                 (Job::Merge { part, sums }, Outcome::Merged { sum }) => {
                     (self.costs.merge_ms(sums.len()), self.costs.sum_bytes(self.engine.contributors(*part, sum)))
                 }
-                (Job::Finish { .. }, _) => (self.costs.finish_ms(), self.costs.coded_bytes()),
-                (Job::Apply { .. }, _) => (self.costs.apply_ms(), 4 * self.settings.parameters),
+                (Job::Finish { epoch, .. }, _) => {
+                    (self.costs.finish_ms(epoch.is_one_group()), self.costs.coded_bytes())
+                }
+                (Job::Apply { epoch, .. }, _) => {
+                    (self.costs.apply_ms(epoch.is_one_group()), 4 * self.settings.parameters)
+                }
                 _ => (20, 0),
             };
             (outcome, busy_ms, size)
