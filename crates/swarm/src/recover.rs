@@ -104,8 +104,11 @@ impl Swarm {
             return false;
         }
         let mut here = self.here();
-        here.retain(|peer| self.links.get(peer).is_none_or(|link| link.head < certificate.body.round));
-        if !more_than_two_thirds(self.weight_of(&here), self.total_weight()) {
+        let is_past = |peer: &PeerId| Some(self.links.get(peer)?.head >= certificate.body.round);
+        here.retain(|peer| is_past(peer) != Some(true));
+        // Where those who are not linked stand is hearsay: where no link is still in the round, they are not, either.
+        let in_round = here.iter().any(|peer| is_past(peer) == Some(false));
+        if !in_round || !more_than_two_thirds(self.weight_of(&here), self.total_weight()) {
             return false;
         }
         let since = *self.round.held_since.get_or_insert(self.now);
