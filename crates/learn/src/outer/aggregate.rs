@@ -8,7 +8,7 @@ use shoal_wire::{
 
 use super::{
     UpdateError,
-    fixed::{div_half_even, shr_half_even, to_f32},
+    fixed::{FRACTION_BITS, div_half_even, shr_half_even, to_f32},
     update::{Decoder, Sent},
 };
 use crate::Layout;
@@ -35,9 +35,9 @@ impl Contribution<'_> {
 
 /// Applies updates with their weights to the parameters `theta`.
 ///
-/// Each update is clipped per tensor by its rate, its norm per unit of weight: to the larger of the median rate of these
-/// updates and half the median of `history`, the median rates of the last rounds (one vector a round, one rate a
-/// tensor, oldest first). Their mean is applied at α times the root of the `share` of the promised weight that they are
+/// Each update is clipped per tensor by its rate, its norm per unit of weight: to the median rate of these updates, but
+/// between half and twice the median of `history`, the median rates of the last rounds (one vector a round, one rate a
+/// tensor, oldest first); without any, to a root mean square of a quarter. Their mean is applied at α times the root of the `share` of the promised weight that they are
 /// (docs/decisions/0026). Returns the new parameters and this round's median rates, in units of 2⁻⁴⁰ at full weight;
 /// no updates change nothing and have no rates.
 pub fn aggregate(
@@ -63,8 +63,9 @@ pub fn aggregate(
     for (index, tensor) in layout.tensors.iter().enumerate() {
         let rates = reader.tensor(tensor.len())?;
         let median = reader.median(&rates);
-        medians.push(median);
-        let sums = reader.sums(&rates, limit(median, history, index), 0);
+        let most = limit(median, history, index, tensor.len());
+        medians.push(median.min(most));
+        let sums = reader.sums(&rates, most, 0);
         for (value, sum) in theta[tensor.range()].iter().zip(&sums) {
             let step = div_half_even(i128::from(*sum) * i128::from(outer.alpha_1024), divisor);
             next.push(value - to_f32(step as i64));
@@ -82,9 +83,14 @@ fn divisor(weight: i64, share: Share) -> i128 {
     (weight * weight * promised / taken).isqrt() as i128
 }
 
-/// The largest rate that passes: the larger of these updates' median and half the median of the last rounds.
-pub(super) fn limit(median: u64, history: &[Vec<u64>], tensor: usize) -> u64 {
-    median.max(past(history, tensor) / 2)
+/// The largest rate of a tensor of `count` values that passes: these updates' median, but at least half and at most twice
+/// the median of the last rounds. Where there is none a root mean square of a quarter is most: far more than honest work
+/// changes in a round, and little enough that a first round in which liars are the majority can be made good.
+pub(super) fn limit(median: u64, history: &[Vec<u64>], tensor: usize, count: usize) -> u64 {
+    match past(history, tensor) {
+        0 => median.min((count as u64).isqrt().max(1) << (FRACTION_BITS - 2)),
+        past => median.clamp(past / 2, past.saturating_mul(2)),
+    }
 }
 
 /// The lower median of a tensor's rate over the last rounds; zero without any.

@@ -63,7 +63,7 @@ fn chunk(len: usize, at: usize) -> usize {
 /// How far an update may reach.
 #[derive(Clone, Copy, Debug)]
 pub enum Bounds<'a> {
-    /// As in [`super::aggregate`]: the median rate of these updates, or half the median of the last rounds.
+    /// As in [`super::aggregate`]: the median rate of these updates, but between half and twice the median of the last rounds.
     Median { history: &'a [Vec<u64>] },
     /// These rates, one a tensor.
     Given(&'a [u64]),
@@ -97,10 +97,10 @@ pub fn partial_sums(
         let rates = reader.tensor(tensor.len())?;
         let median = reader.median(&rates);
         let most = match bounds {
-            Bounds::Median { history } => limit(median, history, index),
+            Bounds::Median { history } => limit(median, history, index, tensor.len()),
             Bounds::Given(rates) => rates.get(index).copied().unwrap_or(0),
         };
-        medians.push(median);
+        medians.push(median.min(most));
         all.extend(reader.sums(&rates, most, grid.shifts.get(index).copied().unwrap_or(0).into()));
         all.resize(tensor.range().end, 0);
     }
