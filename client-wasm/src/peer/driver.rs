@@ -207,8 +207,7 @@ impl Driver {
                 });
             }
             Event::Trouble(text) => scope::post(&PeerNews::Notice { text }),
-            // The status says these.
-            // Votes are native peers' for now.
+            // The status says the first of these; votes are native peers' for now.
             Event::JoinedRoster { .. }
             | Event::LeftRoster { .. }
             | Event::Waiting { .. }

@@ -91,12 +91,12 @@ fn a_sender_of_zeros_can_slow_a_pair_but_not_three() {
 }
 
 #[test]
-fn liars_that_are_the_majority_reach_a_quarter_in_a_first_round_and_twice_as_far_in_each_after_it() {
+fn liars_that_are_the_majority_reach_a_quarter_in_a_first_round_and_four_times_as_far_in_each_after_it() {
     let layout = layout(&[64]);
     let ((honest, _), (liar, _)) = (flat(0.01), flat(5.0));
     let updates = [(4095, honest.as_slice()), (4095, liar.as_slice()), (4095, liar.as_slice())];
     let mut history: Vec<Vec<u64>> = Vec::new();
-    for reached in [0.25, 0.5, 1.0] {
+    for reached in [0.25, 1.0, 4.0] {
         let (next, rates) = step(&layout, &updates[1..], &history);
         assert!(close(next[0], -reached), "{} instead of {reached}", next[0]);
         assert_eq!(step(&layout, &updates, &history).1, rates, "what is noted is what was let through");
@@ -105,7 +105,7 @@ fn liars_that_are_the_majority_reach_a_quarter_in_a_first_round_and_twice_as_far
     // Once honest rounds went before, not even that.
     let before = step(&layout, &updates[..1], &[]).1;
     let (next, _) = step(&layout, &updates[1..], &[before]);
-    assert!(next[0].abs() < 0.0201, "{}", next[0]);
+    assert!(next[0].abs() < 0.0401, "{}", next[0]);
 }
 
 #[test]
@@ -117,7 +117,8 @@ fn sums_at_the_limits_do_not_overflow() {
         let largest = outer::decode(&layout, codec, &update).unwrap()[0] as f64 / (1_u64 << 40) as f64;
         assert_eq!(largest, if codec == Codec::Topk { 1189.0 } else { 31.0 * 249.0 } / 1024.0);
         let updates: Vec<(u16, &[u8])> = (0..ROSTER_MAX).map(|_| (4095, update.as_slice())).collect();
-        let (next, _) = outer::aggregate(&layout, &spec, &vec![0.0; 4096], &updates, &[vec![u64::MAX]], Share::WHOLE).unwrap();
+        let (next, _) =
+            outer::aggregate(&layout, &spec, &vec![0.0; 4096], &updates, &[vec![u64::MAX]], Share::WHOLE).unwrap();
         assert_eq!(next[0], (-largest * f64::from(u16::MAX) / 1024.0) as f32);
         // The largest rate that a certificate can carry, and the largest norm at the least weight.
         let liar = [(1, update.as_slice()), (4095, update.as_slice()), (4095, update.as_slice())];

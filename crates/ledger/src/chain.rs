@@ -20,8 +20,8 @@ use crate::{
     books::{Books, Page},
     judging::{self, Assessment},
     roster::{
-        self, Departed, ESTABLISHED_ROUNDS, Fate, Leaving, Reputation, Work, leaders, more_than_two_thirds,
-        vote_weights,
+        self, Departed, ESTABLISHED_ROUNDS, Fate, Leaving, Reputation, Work, assigned_tokens, leaders,
+        more_than_two_thirds, vote_weights,
     },
     taken::{AcceptedUpdate, Taken},
 };
@@ -159,8 +159,7 @@ impl Chain {
 
     /// Tokens that a member trains on when it does all steps.
     pub fn assigned_tokens(&self) -> u64 {
-        let recipe = &self.manifest.recipe;
-        u64::from(recipe.local_steps) * u64::from(recipe.batch) * u64::from(recipe.context)
+        assigned_tokens(&self.manifest.recipe)
     }
 
     /// Checks a commit for the next round, whoever passed it on.

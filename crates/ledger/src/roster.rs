@@ -6,6 +6,7 @@ use serde::Serialize;
 use shoal_wire::{
     Digest, Manifest, PeerId, Round,
     judging::Standing,
+    manifest::Recipe,
     record::{Member, Verdict},
 };
 
@@ -23,6 +24,11 @@ const MISSED_ROUNDS_MAX: u32 = 2;
 const AGGREGATE_WEIGHT_MAX: u64 = 4095;
 /// Those who went and of whom something is remembered.
 const DEPARTED_MAX: usize = 1024;
+
+/// Tokens that a member trains on when it does all steps.
+pub(crate) fn assigned_tokens(recipe: &Recipe) -> u64 {
+    u64::from(recipe.local_steps).saturating_mul(u64::from(recipe.batch)).saturating_mul(u64::from(recipe.context))
+}
 
 /// Is `part` more than two thirds of `total`?
 pub const fn more_than_two_thirds(part: u64, total: u64) -> bool {
@@ -76,7 +82,7 @@ pub fn vote_weights(roster: &[Member], anchors: &[PeerId]) -> Vec<u64> {
 /// the least weight there is.
 pub fn aggregate_weights(manifest: &Manifest, roster: &[Member], accepted: &[(PeerId, u64)]) -> Vec<u16> {
     let recipe = &manifest.recipe;
-    let assigned = u64::from(recipe.local_steps) * u64::from(recipe.batch) * u64::from(recipe.context);
+    let assigned = assigned_tokens(recipe);
     let young = is_young(roster);
     let established = |peer: PeerId| {
         young || roster.iter().any(|member| member.peer == peer && is_established(member, &manifest.anchors))
@@ -85,7 +91,7 @@ pub fn aggregate_weights(manifest: &Manifest, roster: &[Member], accepted: &[(Pe
     let by_work: Vec<u64> = accepted
         .iter()
         .map(|(peer, tokens)| {
-            let by_tokens = AGGREGATE_WEIGHT_MAX * (*tokens).min(assigned) / assigned.max(1);
+            let by_tokens = AGGREGATE_WEIGHT_MAX.saturating_mul((*tokens).min(assigned)) / assigned.max(1);
             if on_probation(*peer) { 1 } else { by_tokens.max(1) }
         })
         .collect();
@@ -247,18 +253,24 @@ pub(crate) fn joining(
     before: Option<&(Member, Fate)>,
     departed: Option<&Departed>,
 ) -> Option<Member> {
-    let (valid, standing, away) = match (before, departed) {
-        (Some((_, Fate::Banned)), _) => return None,
+    match (before, departed) {
+        (Some((_, Fate::Banned)), _) => None,
         (Some((member, Fate::Stays)), _) => {
             let Member { session, session_round, durable, trains, .. } = newcomer;
-            return Some(Member { session, session_round, durable, trains, ..*member });
+            Some(Member { session, session_round, durable, trains, ..*member })
         }
-        (Some((member, Fate::Gone)), _) => (member.valid, member.standing, 0),
-        (None, Some(gone)) => (gone.valid, gone.standing, newcomer.since.saturating_sub(gone.round + 1)),
-        (None, None) => return Some(newcomer),
-    };
-    let valid = valid.saturating_sub(u32::try_from(away).unwrap_or(u32::MAX));
-    Some(Member { valid, standing, ..newcomer })
+        // To leave and join at once is to stay: what counts against it, and from when on, stays too.
+        (Some((member, Fate::Gone)), _) => {
+            let Member { since, missed, valid, standing, .. } = *member;
+            Some(Member { since, missed: missed.min(MISSED_ROUNDS_MAX - 1), valid, standing, ..newcomer })
+        }
+        (None, Some(gone)) => {
+            let away = newcomer.since.saturating_sub(gone.round + 1);
+            let valid = gone.valid.saturating_sub(u32::try_from(away).unwrap_or(u32::MAX));
+            Some(Member { valid, standing: gone.standing, ..newcomer })
+        }
+        (None, None) => Some(newcomer),
+    }
 }
 
 /// The first round after a ban that began in a round, by how often that member was banned; 0 of one that never was.

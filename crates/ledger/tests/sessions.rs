@@ -197,6 +197,27 @@ fn a_session_that_says_good_bye_does_not_take_the_next_one_with_it() {
 }
 
 #[test]
+fn to_say_good_bye_and_ask_for_the_place_at_once_wipes_out_neither_missed_rounds_nor_contradictions() {
+    let mut run = Run::new();
+    let (who, peer) = run.twice();
+    let (parent, since) = (run.chain.head().body, run.member().since);
+    let vote = |body: u8| {
+        let vote = Vote { parent, view: 3, kind: VoteKind::Prevote, body: Some(Digest([body; 32])) };
+        say(&run.chain, who, Message::Vote(vote))
+    };
+    let proof = Equivocation { first: vote(1), second: vote(2) };
+    for (session, missed) in [(SECOND, 1), (THIRD, 1)] {
+        let leave = say_as(&run.chain, run.twice().0, run.member().session, Message::Leave);
+        let asked = run.asks(session);
+        let work = nothing(&run.chain);
+        run.go_on(work, |body| (body.leaves, body.joins) = (vec![leave], vec![asked]));
+        let member = run.member();
+        assert_eq!((member.session, member.since, member.missed), (session, since, missed));
+    }
+    assert_eq!(run.chain.convicts(&proof), Ok(peer));
+}
+
+#[test]
 fn a_recovery_without_the_session_before_takes_the_next_one_in() {
     let mut run = Run::new();
     let asked = run.asks(SECOND);

@@ -174,7 +174,16 @@ impl Pool {
     }
 
     /// Keeps a message unless its author already said something in its place; returns whether it was kept.
-    pub fn insert(&mut self, envelope: Envelope, said: Said, views: &Views, at: Millis) -> bool {
+    ///
+    /// Requests to join have so many places for strangers; those of members, who ask for theirs back, always fit.
+    pub fn insert(
+        &mut self,
+        envelope: Envelope,
+        said: Said,
+        views: &Views,
+        at: Millis,
+        is_member: impl Fn(PeerId) -> bool,
+    ) -> bool {
         let whole_id = envelope.id();
         let id = short(whole_id);
         let from = envelope.from;
@@ -184,7 +193,9 @@ impl Pool {
         if !ahead && !self.entries.contains_key(&(slot, from)) {
             self.make_room(from, slot, bytes, views);
         }
-        let full = self.is_full(from, slot, bytes) || (slot == Slot::Join && self.joins().count() >= JOINS_MAX);
+        let strangers = || self.joins().filter(|(envelope, _)| !is_member(envelope.from)).count();
+        let full =
+            self.is_full(from, slot, bytes) || (slot == Slot::Join && !is_member(from) && strangers() >= JOINS_MAX);
         let replaces = match (&said.message, self.entries.get(&(slot, from)).map(|entry| &entry.said.message)) {
             (_, None) => !full && !ahead,
             (Message::Have(new), Some(Message::Have(old))) => new.updates.len() > old.updates.len(),

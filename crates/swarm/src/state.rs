@@ -278,7 +278,8 @@ impl Swarm {
         let said = Said { run: self.run, round: self.next_round(), session, message };
         let envelope = said.clone().seal(&self.identity);
         let views = self.views();
-        if self.pool.insert(envelope.clone(), said, &views, self.now) {
+        let chain = &self.chain;
+        if self.pool.insert(envelope.clone(), said, &views, self.now, |peer| chain.member(peer).is_some()) {
             self.changed = true;
             self.forward(&envelope, None);
         }

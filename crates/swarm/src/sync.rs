@@ -266,7 +266,8 @@ impl Swarm {
             return;
         }
         let views = self.views();
-        if self.pool.insert(envelope.clone(), said, &views, self.now) {
+        let chain = &self.chain;
+        if self.pool.insert(envelope.clone(), said, &views, self.now, |peer| chain.member(peer).is_some()) {
             self.heard.insert(from, self.now);
             self.changed = true;
             self.forward(&envelope, through);

@@ -36,7 +36,7 @@ impl Contribution<'_> {
 /// Applies updates with their weights to the parameters `theta`.
 ///
 /// Each update is clipped per tensor by its rate, its norm per unit of weight: to the median rate of these updates, but
-/// between half and twice the median of `history`, the median rates of the last rounds (one vector a round, one rate a
+/// between half and four times the median of `history`, the median rates of the last rounds (one vector a round, one rate a
 /// tensor, oldest first); without any, to a root mean square of a quarter. Their mean is applied at α times the root of the `share` of the promised weight that they are
 /// (docs/decisions/0026). Returns the new parameters and this round's median rates, in units of 2⁻⁴⁰ at full weight;
 /// no updates change nothing and have no rates.
@@ -83,13 +83,13 @@ fn divisor(weight: i64, share: Share) -> i128 {
     (weight * weight * promised / taken).isqrt() as i128
 }
 
-/// The largest rate of a tensor of `count` values that passes: these updates' median, but at least half and at most twice
-/// the median of the last rounds. Where there is none a root mean square of a quarter is most: far more than honest work
+/// The largest rate of a tensor of `count` values that passes: these updates' median, but at least half and at most four
+/// times the median of the last rounds, which a warm-up of the learning rate stays within. Where there is none a root mean square of a quarter is most: far more than honest work
 /// changes in a round, and little enough that a first round in which liars are the majority can be made good.
 pub(super) fn limit(median: u64, history: &[Vec<u64>], tensor: usize, count: usize) -> u64 {
     match past(history, tensor) {
         0 => median.min((count as u64).isqrt().max(1) << (FRACTION_BITS - 2)),
-        past => median.clamp(past / 2, past.saturating_mul(2)),
+        past => median.clamp(past / 2, past.saturating_mul(4)),
     }
 }
 

@@ -63,7 +63,7 @@ fn chunk(len: usize, at: usize) -> usize {
 /// How far an update may reach.
 #[derive(Clone, Copy, Debug)]
 pub enum Bounds<'a> {
-    /// As in [`super::aggregate`]: the median rate of these updates, but between half and twice the median of the last rounds.
+    /// As in [`super::aggregate`]: the median rate of these updates, but between half and four times the median of the last rounds.
     Median { history: &'a [Vec<u64>] },
     /// These rates, one a tensor.
     Given(&'a [u64]),

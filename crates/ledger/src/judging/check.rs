@@ -61,7 +61,7 @@ impl Chain {
             .map(|((author, commit), _)| Measurable {
                 author: *author,
                 update: commit.update,
-                work_1024: (commit.tokens.min(assigned) * 1024 / assigned).max(1) as i64,
+                work_1024: (commit.tokens.min(assigned).saturating_mul(1024) / assigned).max(1) as i64,
             })
             .collect();
         Ok(assess(&subjects, &draw, &opinions))

@@ -15,6 +15,8 @@ const LACKS_MS: u64 = 5_000;
 /// A fetch lapses after this, and after the time that its bytes take at [`SLOWEST_BYTES_MS`].
 const LAPSE_MS: u64 = 4_000;
 const SLOWEST_BYTES_MS: u64 = 48;
+/// Whatever size is claimed.
+const LAPSE_MS_MAX: u64 = 60_000;
 /// A cache is waited for so long.
 const CACHE_MS: u64 = 4_000;
 
@@ -106,7 +108,7 @@ impl Fetches {
         for want in self.wants.values_mut() {
             want.avoid.retain(|_, until| *until > now);
             let Some((peer, since)) = want.asked else { continue };
-            let lapses = since + LAPSE_MS + want.blob.bytes / SLOWEST_BYTES_MS;
+            let lapses = since + LAPSE_MS + (want.blob.bytes / SLOWEST_BYTES_MS).min(LAPSE_MS_MAX);
             if lapses > now && !away.contains(&peer) {
                 in_flight += 1;
                 wake = wake.min(lapses);
@@ -136,7 +138,9 @@ impl Fetches {
             };
             let free = holders.iter().filter(|peer| !away.contains(peer) && !want.avoid.contains_key(peer));
             let load = |peer: &PeerId| self.busy.get(peer).copied().unwrap_or(0);
-            let may_come = cache.is_some_and(|cache| !holders.contains(&cache) && !want.avoid.contains_key(&cache));
+            let may_come = cache.is_some_and(|cache| {
+                !holders.contains(&cache) && !away.contains(&cache) && !want.avoid.contains_key(&cache)
+            });
             if may_come && now < want.cached_by {
                 wake = wake.min(want.cached_by);
                 continue;

@@ -31,7 +31,10 @@ impl Crowd {
 
     pub(super) fn take_commit(&mut self, envelope: Envelope, commit: WorkCommit) {
         let (from, came) = (envelope.from, self.now);
-        if self.round.mates.contains(&from) && (1..=4095).contains(&commit.work) && commit.update.bytes > 0 {
+        if self.round.mates.contains(&from)
+            && (1..=4095).contains(&commit.work)
+            && self.is_blob_size(commit.update.bytes)
+        {
             let Entry::Vacant(place) = self.round.commits.entry(from) else { return };
             place.insert(Committed { envelope, commit, came });
             self.fetches.holds(commit.update.digest, from);

@@ -459,6 +459,11 @@ impl Crowd {
         }
     }
 
+    /// Whether anything of this run can be so large: a sum with every value in full, or what is small anyway.
+    pub(super) fn is_blob_size(&self, bytes: u64) -> bool {
+        bytes > 0 && bytes <= 4 * self.model.len() as u64 + 65_536
+    }
+
     pub(super) fn want_update(&mut self, update: Blob) {
         if !self.blobs.contains_key(&update.digest) {
             self.fetches.want_update(self.now, update);
@@ -466,7 +471,7 @@ impl Crowd {
     }
 
     fn fetched(&mut self, blob: Digest, from: PeerId, bytes: Bytes) {
-        if self.fetches.came(blob) && Digest::of(&bytes) == blob {
+        if Digest::of(&bytes) == blob && self.fetches.came(blob) {
             self.keep(bytes.clone());
             self.came(Blob { digest: blob, bytes: bytes.len() as u64 });
         } else {

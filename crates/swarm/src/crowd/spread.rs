@@ -57,7 +57,12 @@ impl Crowd {
 
     /// Somebody holds a part. Before the committee decided, it is fetched only when it comes from where it should.
     pub(super) fn take_coded(&mut self, from: PeerId, parts: &[(u8, Blob)]) {
-        for (part, blob) in parts.iter().take(PARTS).filter(|(part, _)| usize::from(*part) < PARTS) {
+        let fits: Vec<&(u8, Blob)> = parts
+            .iter()
+            .take(PARTS)
+            .filter(|(part, blob)| usize::from(*part) < PARTS && self.is_blob_size(blob.bytes))
+            .collect();
+        for (part, blob) in fits {
             self.fetches.told(blob.digest, from);
             let guesses = self.round.coded.entry(*part).or_default();
             if guesses.len() < GUESSES_MAX || guesses.contains(blob) {

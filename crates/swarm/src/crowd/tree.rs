@@ -24,7 +24,7 @@ fn key(node: Node, names: &[Digest], attendance: &BTreeMap<u32, u16>) -> Digest 
 impl Crowd {
     // Groups
 
-    /// The list that a group's sum is proposed of: the first that counted.
+    /// The list that a group's sum is proposed of.
     fn own_list(&self) -> Option<(Digest, &BTreeMap<PeerId, WorkCommit>)> {
         // Lists are few, and nearly always one; the smallest digest decides between several.
         self.round.lists.iter().next().map(|(digest, (_, commits))| (*digest, commits))
