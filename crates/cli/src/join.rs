@@ -136,8 +136,8 @@ fn meaning(refusal: Refusal) -> &'static str {
              different versions"
         }
         Refusal::Replaced => {
-            "another process entered the run with this machine's key; stop one of them, or give each a --data-dir of \
-             its own"
+            "another process or device takes part with this machine's key; start this one again to take part here, or \
+             give it a key of its own with another --data-dir"
         }
     }
 }
@@ -184,7 +184,12 @@ async fn watch(handle: &mut NodeHandle, reporter: &Reporter, wanted: Option<u64>
                 NodeEvent::Relay(RelayState::Refused(refusal)) if is_final(refusal, is_linked(&status)) => {
                     return Ok(Ending { rounds, refused: Some(refusal) });
                 }
-                other => reporter.event(&other)?,
+                other => {
+                    reporter.event(&other)?;
+                    if let NodeEvent::Swarm(Event::Replaced { .. }) = other {
+                        return Ok(Ending { rounds, refused: Some(Refusal::Replaced) });
+                    }
+                }
             },
         }
         if wanted.is_some_and(|wanted| rounds >= wanted) {

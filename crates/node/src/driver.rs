@@ -303,13 +303,15 @@ impl Driver {
                 Output::Load { blob } => self.storage.load(blob),
                 Output::Forget { blob } => self.storage.forget(blob),
                 Output::Tell(event) => {
-                    match event {
-                        Event::RolledBack { to } => self.storage.roll_back(to),
-                        Event::Replaced { .. } => self.mesh(MeshInput::Rest),
-                        _ => {}
+                    if let Event::RolledBack { to } = event {
+                        self.storage.roll_back(to);
                     }
+                    let replaced = matches!(event, Event::Replaced { .. });
                     self.publish(self.clock.now());
                     self.tell(NodeEvent::Swarm(event));
+                    if replaced {
+                        self.mesh(MeshInput::Rest);
+                    }
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Updates that travel before they may be seen.
 //!
 //! A sealed update is the digest of the update and then the update, under a stream that follows from the author's seed, the
-//! author and that digest. Until the seed is revealed it tells nothing but its size, so it can move while the others still
+//! author and that digest. Until the seed is revealed it tells its size and that digest, so it can move while the others still
 //! train; a copy that somebody else commits to as its own opens to nothing.
 
 use crate::{Digest, PeerId};

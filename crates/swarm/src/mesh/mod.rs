@@ -403,7 +403,7 @@ impl Mesh {
     fn rest(&mut self) {
         self.session.rest();
         self.outputs.push_back(MeshOutput::LeaveRelay);
-        self.outputs.push_back(MeshOutput::RelayState(RelayState::Refused(Refusal::Replaced)));
+        self.outputs.push_back(MeshOutput::RelayState(RelayState::Away));
         for (id, peer) in &mut self.peers {
             peer.left_room();
             if let Some(link) = peer.link.take() {
