@@ -87,7 +87,7 @@ impl Round {
         let theta = genesis(&dense.model, dense.seed).unwrap();
         let (first, update) = trained(&dense, &params_to_bytes(&theta), PeerId([9; 32]));
         let (theta, _) =
-            aggregate(first.layout(), &dense.recipe.outer, &theta, &[(1, &update)], &[], Share::WHOLE).unwrap();
+            aggregate(first.layout(), &dense.recipe.outer, &theta, &[(4095, &update)], &[], Share::WHOLE).unwrap();
         let (manifest, model) = (manifest(codec), params_to_bytes(&theta));
         let (me, own) = trained(&manifest, &model, ME);
         let (_, honest) = trained(&manifest, &model, HONEST);

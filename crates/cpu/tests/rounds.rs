@@ -66,7 +66,7 @@ fn three_peers_learn_more_than_the_frequencies_of_letters_in_five_rounds() {
                 block_on(peer.train(&order, async |_| Go::On)).unwrap().unwrap().update
             })
             .collect();
-        let weighted: Vec<(u16, &[u8])> = updates.iter().map(|update| (1, &update[..])).collect();
+        let weighted: Vec<(u16, &[u8])> = updates.iter().map(|update| (4095, &update[..])).collect();
         let norms;
         (theta, norms) =
             aggregate(peers[0].layout(), &recipe.outer, &theta, &weighted, &history, Share::WHOLE).unwrap();

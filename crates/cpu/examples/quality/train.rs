@@ -23,6 +23,8 @@ use crate::trial::{Exchange, Trial};
 
 /// Rounds whose median norms bound the next round's updates, as in the ledger.
 const HISTORY_ROUNDS: usize = 8;
+/// The weight of an update by somebody who did all steps.
+const WHOLE_WORK: u16 = 4095;
 /// Batches that a point of a curve is measured on.
 const CURVE_BATCHES: usize = 64;
 /// Batches that the final loss is measured on.
@@ -116,7 +118,7 @@ impl Setting {
             meter.bytes += updates.iter().map(|update| update.len() as u64).sum::<u64>() / updates.len() as u64;
             let took = trial.arrives(round.into());
             let arrived = updates.iter().zip(&took).filter(|(_, arrives)| **arrives);
-            let weighted: Vec<(u16, &[u8])> = arrived.map(|(update, _)| (1, &update[..])).collect();
+            let weighted: Vec<(u16, &[u8])> = arrived.map(|(update, _)| (WHOLE_WORK, &update[..])).collect();
             let norms;
             (theta, norms) =
                 aggregate(&self.layout, &outer, &theta, &weighted, history.make_contiguous(), share(&took))?;

@@ -156,14 +156,17 @@ impl<E: Engine> Trainer<E> {
         steps.into_iter().map(batch).collect()
     }
 
-    /// Loads what the outer step would make of the model with this update alone, which its own norm never clips.
+    /// Loads what the outer step would make of the model with this update alone, not clipped, whatever its norm: one that is
+    /// too large shall do all the harm here that it can.
     fn load_with(
         &mut self,
         theta: &[f32],
         update: &[u8],
         blame: impl Fn(UpdateError) -> TrainError,
     ) -> Result<(), TrainError> {
-        let (next, _) = outer::aggregate(&self.layout, &self.recipe.outer, theta, &[(1, update)], &[], Share::WHOLE)
+        let without_bound = [vec![u64::MAX; self.layout.tensors.len()]];
+        let alone = [(1, update)];
+        let (next, _) = outer::aggregate(&self.layout, &self.recipe.outer, theta, &alone, &without_bound, Share::WHOLE)
             .map_err(blame)?;
         Ok(self.engine.load(&next)?)
     }
