@@ -1,4 +1,5 @@
-//! `cargo run --release -p shoal-sim --example scale -- [--json] [--peers N]`: the figures of runs with many peers.
+//! `cargo run --release -p shoal-sim --example scale -- [--json] [--peers N|none] [--only NAME]`: the figures of runs with
+//! many peers. `--peers` sets the size of the largest world, or leaves it out.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use shoal_sim::crowd::{Row, row, scale, world};
@@ -7,7 +8,17 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let json = arguments.iter().any(|argument| argument == "--json");
     let many = arguments.iter().position(|argument| argument == "--peers");
-    let many = many.and_then(|at| arguments.get(at + 1)).map_or(Some(10_000), |count| count.parse().ok());
+    let many = match many.map(|at| arguments.get(at + 1).map(String::as_str)) {
+        None => Some(10_000),
+        Some(Some("none")) => None,
+        Some(count) => {
+            let Some(count) = count.and_then(|count| count.parse().ok()) else {
+                eprintln!("--peers takes a number, or none");
+                std::process::exit(2);
+            };
+            Some(count)
+        }
+    };
     println!(
         "{:<18} {:>6} {:>6} {:>9} {:>7} {:>9} {:>9} {:>10} {:>8} {:>8}",
         "world", "peers", "rounds", "one model", "in sum", "MB sent", "most MB", "computing", "rest s", "wall s"

@@ -25,6 +25,26 @@ pub(crate) struct Peer {
     pub lie: Option<Lie>,
 }
 
+impl Peer {
+    /// One that was never started.
+    pub fn new(identity: Identity, disk: Disk, engine: Box<dyn Engine>, train_ms: u64) -> Self {
+        Self {
+            identity,
+            anchor: false,
+            disk,
+            engine,
+            swarm: None,
+            life: 0,
+            wake: Millis::NEVER,
+            train_ms,
+            clock: Clock::default(),
+            frozen_until: Millis(0),
+            newer: false,
+            lie: None,
+        }
+    }
+}
+
 /// A clock that is off, and that runs fast or slow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Clock {

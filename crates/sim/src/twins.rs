@@ -4,7 +4,7 @@
 //! it by its identity alone, and each of them is linked with one process of an identity at most.
 
 use shoal_swarm::{Input, Swarm};
-use shoal_wire::{Digest, Millis, PeerId};
+use shoal_wire::{Digest, PeerId};
 
 use crate::{World, disk::Disk, happening::Happening, peer::Peer};
 
@@ -23,20 +23,8 @@ impl World {
         let name = PeerId(Digest::in_domain("shoal sim another process", &place).0);
         let mut disk = Disk::default();
         disk.blobs.insert(self.manifest.genesis, self.model.genesis());
-        let again = Peer {
-            identity,
-            anchor,
-            disk,
-            engine: self.model.engine(peer, None),
-            swarm: None,
-            life: 0,
-            wake: Millis::NEVER,
-            train_ms,
-            clock,
-            frozen_until: Millis(0),
-            newer: false,
-            lie: None,
-        };
+        let engine = self.model.engine(peer, None);
+        let again = Peer { anchor, clock, ..Peer::new(identity, disk, engine, train_ms) };
         self.peers.insert(name, again);
         self.start(name);
         Some(name)

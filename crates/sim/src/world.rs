@@ -279,20 +279,8 @@ impl World {
         let train_ms = self.random.between(500, 3_000);
         let mut disk = Disk::default();
         disk.blobs.insert(self.manifest.genesis, self.model.genesis());
-        let peer = Peer {
-            identity,
-            anchor,
-            disk,
-            engine: self.model.engine(id, lie),
-            swarm: None,
-            life: 0,
-            wake: Millis::NEVER,
-            train_ms,
-            clock: Clock::default(),
-            frozen_until: Millis(0),
-            newer: false,
-            lie,
-        };
+        let engine = self.model.engine(id, lie);
+        let peer = Peer { anchor, lie, ..Peer::new(identity, disk, engine, train_ms) };
         self.peers.insert(id, peer);
     }
 
