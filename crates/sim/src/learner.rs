@@ -66,10 +66,23 @@ fn uniform(random: &mut Random) -> f32 {
     (random.draw() >> 40) as f32 / (1 << 23) as f32 - 1.0
 }
 
+/// A random network that calls about as many inputs by each class: one that prefers a class teaches little beyond it, and
+/// a lie about labels would hardly be one.
+fn balanced_teacher(random: &mut Random) -> Vec<f32> {
+    let mut teacher: Vec<f32> = (0..PARAMETERS).map(|_| uniform(random)).collect();
+    let mut means = [0.0; CLASSES];
+    for _ in 0..HELD_OUT {
+        let logits = Pass::of(&teacher, &core::array::from_fn(|_| uniform(random))).logits;
+        means.iter_mut().zip(logits).for_each(|(mean, logit)| *mean += logit / HELD_OUT as f32);
+    }
+    teacher[OUT_BIAS..OUT_BIAS + CLASSES].iter_mut().zip(means).for_each(|(bias, mean)| *bias -= mean);
+    teacher
+}
+
 impl Task {
     fn new() -> Self {
         let mut random = Random::new(0x7eac_4e12);
-        let teacher = (0..PARAMETERS).map(|_| uniform(&mut random)).collect();
+        let teacher = balanced_teacher(&mut random);
         let genesis = (0..PARAMETERS).map(|_| uniform(&mut random) * 0.3).collect();
         let outer = toy_manifest(Vec::new()).recipe.outer;
         let mut task = Self { layout: layout(), outer, teacher, genesis, held_out: Vec::new() };
