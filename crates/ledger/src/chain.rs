@@ -256,11 +256,13 @@ impl Chain {
             convicted: &self.convicted(body)?,
             present: present.as_deref(),
         };
-        let updates: Vec<Digest> = commits.iter().map(|(_, commit)| commit.update).collect();
+        let judged = || commits.iter().zip(&body.content.verdicts);
         let work = |peer: PeerId| {
-            let at = commits.iter().position(|(author, _)| *author == peer)?;
-            let shared = updates.iter().filter(|update| Some(*update) == updates.get(at)).count() > 1;
-            body.content.verdicts.get(at).map(|verdict| Work { verdict: *verdict, shared })
+            let ((_, own), verdict) = judged().find(|((author, _), _)| *author == peer)?;
+            let shared = judged().any(|((author, commit), verdict)| {
+                *author != peer && commit.update == own.update && *verdict != Verdict::Malformed
+            });
+            Some(Work { verdict: *verdict, shared })
         };
         Ok(roster::after_round(&self.head.roster, &leaving, found, work))
     }

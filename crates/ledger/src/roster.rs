@@ -10,7 +10,7 @@ use shoal_wire::{
     record::{Member, Verdict},
 };
 
-use crate::judging::{Assessment, BAN_ROUNDS, Finding, evidence};
+use crate::judging::{Assessment, BAN_ROUNDS, Finding, assigned, evidence};
 
 /// Consecutive audits that found a peer's work good after which it is established.
 pub const ESTABLISHED_ROUNDS: u32 = 10;
@@ -146,7 +146,7 @@ pub(crate) enum Fate {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Work {
     pub verdict: Verdict,
-    /// Another commit of the round names the same update.
+    /// Another commit of the round names the same update and is not malformed, so the update itself may be a good one.
     pub shared: bool,
 }
 
@@ -198,12 +198,13 @@ pub(crate) fn after_round(
 ) -> Vec<(Member, Fate)> {
     let ratings: BTreeMap<PeerId, i32> = roster.iter().map(|member| (member.peer, member.standing.rating)).collect();
     let rating = |peer: PeerId| ratings.get(&peer).copied().unwrap_or_default();
+    let noise_1024 = assigned::noise_1024(roster.iter().map(|member| &member.standing));
     let after = |member: &Member| {
         let (peer, anchor) = (member.peer, leaving.anchors.contains(&member.peer));
         let mut next = *member;
         let points = evidence::points(peer, member.standing.rating, found, rating);
         next.standing.rating += points;
-        next.standing = evidence::after_round(next.standing, peer, found);
+        next.standing = evidence::after_round(next.standing, peer, found, noise_1024);
         if member.trains {
             next = after_work(next, work(peer), found);
         }
@@ -236,7 +237,7 @@ fn after_work(mut member: Member, work: Option<Work>, found: &Assessment) -> Mem
         // What was not audited builds no trust.
         Some(Verdict::Accepted | Verdict::Unavailable) | None => {}
     }
-    // Of two commits to one digest, the later one is malformed too, and which one that is can be contested.
+    // Of two commits to one good update, the later one is malformed too, and which one that is can be contested.
     if work.is_some_and(|work| work.verdict == Verdict::Malformed && !work.shared) {
         member.standing = evidence::malformed(member.standing);
     }

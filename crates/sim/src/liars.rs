@@ -129,7 +129,8 @@ impl Liar {
             Lie::Noise => noise(&mut delta, &mut random, 1.0),
             Lie::FreeRide => noise(&mut delta, &mut random, 0.01),
             Lie::SmallShift => {
-                let imagined = (0..IMAGINED).map(|number| PeerId([number; 32]));
+                // Each imagines its own: two equal updates would give themselves away.
+                let imagined = (0..IMAGINED).map(|number| PeerId(Digest::of(&[&me.0[..], &[number]].concat()).0));
                 let deltas: Vec<Vec<f32>> =
                     imagined.map(|peer| TASK.train(&theta, data(peer), steps, |class| class).0).collect();
                 shift(&mut delta, &deltas);
@@ -141,7 +142,9 @@ impl Liar {
                 if let Some(values) = copied {
                     let unit = (1_u64 << FRACTION_BITS) as f32;
                     delta = values.into_iter().map(|value| value as f32 / unit).collect();
-                    delta[0] += 1e-3;
+                    // Another change for each copier: two equal copies would give themselves away.
+                    let place = random.place(delta.len());
+                    delta[place] += 1e-3;
                     // What it has not sent of its own would spoil the copy.
                     self.honest = Learner::new(me, self.honest.plain_mean);
                 }

@@ -120,9 +120,9 @@ impl Swarm {
         self.round.revealed = true;
         match self.round.update.clone().filter(|(digest, _)| *digest == commit.update) {
             Some((digest, update)) => {
-                self.round.checks.insert(digest, Some(true));
-                self.round.sizes.insert(digest, update.len() as u64);
                 self.transfers.keep(digest, update);
+                // This engine may be the one that is broken, and then its peer must vote with those who see that.
+                self.check(digest);
             }
             // It was made before a restart.
             None => self.seek(commit.update, commit.update_bytes),

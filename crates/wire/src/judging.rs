@@ -42,8 +42,12 @@ pub struct Equivocation {
 pub struct Standing {
     /// Evidence that its updates do harm, in milli-nats: at a threshold it is banned.
     pub evidence: u32,
-    /// Evidence that it does not train on the data it is assigned, in milli-nats.
+    /// Evidence that it does not train on the data it is assigned, in milli-nats: at a threshold it is banned.
     pub unproven: u32,
+    /// By how much more its last tested update helped on these data than elsewhere, in 1/1024 of what is usual.
+    pub margin_1024: Option<i16>,
+    /// By how much that differs from one of its updates to the next: a running mean, in 1/1024.
+    pub scatter_1024: u16,
     /// Evidence that its judgements are false, in milli-nats.
     pub dissent: u32,
     /// How its updates compare with others': Elo points above a newcomer's.

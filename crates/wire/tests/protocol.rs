@@ -87,7 +87,15 @@ fn body(recovery: Option<Recovery>) -> Body {
 
 fn member() -> Member {
     let join = Join { durable: true, trains: true };
-    let standing = Standing { evidence: 1946, unproven: 0, dissent: 875, rating: -40, bans: 1 };
+    let standing = Standing {
+        evidence: 1946,
+        unproven: 0,
+        margin_1024: Some(900),
+        scatter_1024: 410,
+        dissent: 875,
+        rating: -40,
+        bans: 1,
+    };
     Member { session: SESSION, session_round: 16, valid: 12, missed: 1, standing, ..Member::new(PEER, 3, join) }
 }
 

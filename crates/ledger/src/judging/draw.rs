@@ -21,7 +21,7 @@ pub type Panels = BTreeMap<PeerId, BTreeSet<PeerId>>;
 
 /// Draws the audits of a round whose `authors` (in peer order) revealed their seeds. Who is not trusted yet is always
 /// audited; others with probability max(1/n, 1/16) after n valid audits (BOINC's adaptive replication, with a floor), and
-/// more of them where somebody is not trusted and there would be too few to compare it with.
+/// more of them where there would be too few to compare those who are not trusted with: they may all lie.
 /// Auditors are those of them that weigh fully, and the anchors; audits are spread evenly.
 pub fn draw(randomness: Digest, roster: &[Member], anchors: &[PeerId], authors: &[PeerId]) -> Panels {
     let auditors = auditors(roster, anchors, authors);
@@ -30,11 +30,13 @@ pub fn draw(randomness: Digest, roster: &[Member], anchors: &[PeerId], authors: 
     let mut subjects: Vec<(Digest, PeerId)> =
         present().filter(|member| is_audited(randomness, member)).map(in_turn).collect();
     subjects.sort_unstable();
-    if present().any(|member| !is_trusted(member)) && subjects.len() < REFERENCE_UPDATES_MIN {
+    let untrusted = present().filter(|member| !is_trusted(member)).count();
+    let wanted = if untrusted == 0 { 0 } else { REFERENCE_UPDATES_MIN.max(2 * untrusted) };
+    if subjects.len() < wanted {
         let mut others: Vec<(Digest, PeerId)> =
             present().filter(|member| !is_audited(randomness, member)).map(in_turn).collect();
         others.sort_unstable();
-        let lacking = REFERENCE_UPDATES_MIN - subjects.len();
+        let lacking = wanted - subjects.len();
         subjects.extend(others.into_iter().take(lacking));
     }
     let mut load: BTreeMap<PeerId, u32> = auditors.iter().map(|peer| (*peer, 0)).collect();

@@ -7,7 +7,7 @@
 
 use shoal_wire::{PeerId, judging::Standing};
 
-use super::{Assessment, Finding};
+use super::{Assessment, Finding, assigned};
 
 /// A member is banned here: six failures in a row, or e^-11 = 1.7e-5 for an honest one that starts to fail.
 pub const BAN_MILLINATS: u32 = 11_000;
@@ -23,12 +23,6 @@ const WORTHLESS: i64 = 1469;
 const A_WHOLE: i64 = 4898;
 /// A divided panel convinces half as much: liars among the auditors make such ones.
 const FAILED_DIVIDED: u32 = FAILED / 2;
-/// Honest work fails the test of assigned data in at most a third of cases, copies and old work in half: ln(3/2) and
-/// ln(4/3).
-const UNASSIGNED: u32 = 405;
-const ASSIGNED: u32 = 288;
-/// From here on a member is not trusted, whatever its audits say otherwise.
-const UNPROVEN_MILLINATS: u32 = 5_000;
 /// Honest auditors are alone in at most one panel of six, even where 6 of 16 lie; false ones in four of ten or more:
 /// ln(0.4/(1/6)) and ln((5/6)/0.6).
 const ALONE: u32 = 875;
@@ -58,17 +52,19 @@ pub fn may_audit(standing: &Standing) -> bool {
 
 /// Whether its work can count as its own.
 pub fn is_proven(standing: &Standing) -> bool {
-    standing.unproven < UNPROVEN_MILLINATS
+    assigned::is_proven(standing)
 }
 
 pub fn is_to_be_banned(standing: &Standing) -> bool {
-    standing.evidence >= BAN_MILLINATS
+    standing.evidence.max(standing.unproven) >= BAN_MILLINATS
 }
 
 /// The standing of somebody who is banned now: it comes back with half of the evidence.
 pub fn banned(standing: Standing) -> Standing {
     let evidence = BAN_MILLINATS / 2;
-    Standing { evidence, unproven: 0, dissent: 0, rating: standing.rating, bans: standing.bans.saturating_add(1) }
+    let unproven = standing.unproven.min(BAN_MILLINATS) / 2;
+    let bans = standing.bans.saturating_add(1);
+    Standing { evidence, unproven, dissent: 0, bans, ..standing }
 }
 
 /// An update that does not decode counts as one that failed its audit.
@@ -86,18 +82,16 @@ fn good(evidence: u32, worth_1024: Option<i64>, failed: u32) -> u32 {
     cusum(evidence, step > 0, up, down)
 }
 
-/// A member's standing after a round.
-pub fn after_round(mut standing: Standing, peer: PeerId, round: &Assessment) -> Standing {
+/// A member's standing after a round in which margins had this noise ([`assigned::noise_1024`]).
+pub fn after_round(mut standing: Standing, peer: PeerId, round: &Assessment, noise_1024: i64) -> Standing {
     let failed = if round.is_unanimous(peer) { FAILED } else { FAILED_DIVIDED };
     standing.evidence = match round.finding(peer) {
         Finding::Open => standing.evidence,
         Finding::Good => good(standing.evidence, round.worth_1024(peer), failed),
         Finding::Harmful | Finding::Copied => cusum(standing.evidence, true, failed, PASSED),
     };
-    if let Some(on_assigned) = round.is_on_assigned_data(peer) {
-        // Beyond twice the threshold it would take too long to make good for.
-        let unproven = cusum(standing.unproven, !on_assigned, UNASSIGNED, ASSIGNED);
-        standing.unproven = unproven.min(2 * UNPROVEN_MILLINATS);
+    if let Some(margin) = round.margin(peer) {
+        standing = assigned::after(standing, margin, noise_1024);
     }
     let (alone, agreed) = round.auditors().get(&peer).copied().unwrap_or_default();
     for _ in 0..alone {
@@ -194,7 +188,6 @@ mod tests {
     fn the_steps_are_logarithms_of_likelihood_ratios() {
         let nats = |ratio: f64| (ratio.ln() * 1000.0).round() as u32;
         assert_eq!((FAILED, PASSED), (nats(0.7 / 0.1), nats(0.9 / 0.3)));
-        assert_eq!((UNASSIGNED, ASSIGNED), (nats(3.0 / 2.0), nats(4.0 / 3.0)));
         let (honest, deviation) = (0.6_f64, 0.35_f64);
         let ratio = |worth: f64| ((honest * honest - 2.0 * honest * worth) / (2.0 * deviation * deviation)).exp();
         assert_eq!(WORTHLESS, i64::from(nats(ratio(0.0))));
@@ -228,10 +221,14 @@ mod tests {
 
     #[test]
     fn who_is_banned_comes_back_with_half_of_the_evidence_and_one_ban_more() {
-        let before = Standing { evidence: 12_000, unproven: 9, dissent: 9, rating: -70, bans: 1 };
+        let before =
+            Standing { evidence: 12_000, unproven: 9, dissent: 9, rating: -70, bans: 1, ..Standing::default() };
         assert!(is_to_be_banned(&before));
         let after = banned(before);
         assert!(!is_to_be_banned(&after));
-        assert_eq!(after, Standing { evidence: 5_500, unproven: 0, dissent: 0, rating: -70, bans: 2 });
+        assert_eq!(after, Standing { evidence: 5_500, unproven: 4, dissent: 0, rating: -70, bans: 2, ..before });
+        let unproven = Standing { unproven: 12_000, ..Standing::default() };
+        assert!(is_to_be_banned(&unproven));
+        assert_eq!(banned(unproven).unproven, 5_500);
     }
 }

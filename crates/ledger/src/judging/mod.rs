@@ -3,6 +3,7 @@
 //! Everything here is a function of certified bodies, in integers, so that everybody arrives at the same verdicts, bans
 //! and weights. Reasons and figures: `docs/decisions/0020-judging.md`.
 
+pub(crate) mod assigned;
 mod check;
 mod draw;
 pub(crate) mod evidence;

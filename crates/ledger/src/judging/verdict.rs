@@ -16,8 +16,6 @@ const SHARE: i64 = 8;
 const REFERENCE_MIN: i64 = 8 * NOISE;
 /// It does no more harm elsewhere than so many times what it brings, or what others bring.
 const UNDOES: i64 = 3;
-/// And it has at least this part of others' advantage on the assigned data.
-const MARGIN_SHARE: i64 = 4;
 /// The round's median stands for honest work once so many updates were measured, auditors' own ones too.
 pub(super) const REFERENCE_UPDATES_MIN: usize = 4;
 /// Nobody is refused on the word of one auditor.
@@ -42,6 +40,15 @@ pub struct Opinion {
     pub score: Score,
 }
 
+/// What an update brings on its author's data beyond what it brings elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Margin {
+    /// In 1/1024 of what is usual in the round, for a full round of work.
+    pub relative_1024: i64,
+    /// Of the work that was assigned: what little of it shows is scaled up, and so is its noise.
+    pub work_1024: i64,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
     /// Not audited, or its auditors were too few or did not agree.
@@ -61,10 +68,9 @@ pub struct Assessment {
     rates: BTreeMap<PeerId, i64>,
     /// What each audited update brings on its author's data, in 1/1024 of what is expected; only where that can be told.
     worth_1024: BTreeMap<PeerId, i64>,
-    /// Updates that helped no more on the data their authors were assigned than elsewhere, where others' did.
-    unassigned: BTreeSet<PeerId>,
-    /// Updates of which it could be told whether they were trained on the assigned data.
-    tested: BTreeSet<PeerId>,
+    /// By how much more audited updates helped on the data that their authors were assigned than elsewhere; only where it
+    /// can be told whether they were trained on these.
+    margins: BTreeMap<PeerId, Margin>,
     /// How often each auditor was alone with its opinion, and how often it was not.
     auditors: BTreeMap<PeerId, (u32, u32)>,
 }
@@ -78,9 +84,9 @@ impl Assessment {
         self.unanimous.contains(&author)
     }
 
-    /// Whether an update was trained on what its author was assigned; none where that cannot be told.
-    pub fn is_on_assigned_data(&self, author: PeerId) -> Option<bool> {
-        self.tested.contains(&author).then(|| !self.unassigned.contains(&author))
+    /// By how much more an update helped on what its author was assigned; none where that cannot be told.
+    pub(super) fn margin(&self, author: PeerId) -> Option<Margin> {
+        self.margins.get(&author).copied()
     }
 
     /// What an audited update brings on its author's data, in 1/1024 of what honest work is expected to.
@@ -176,7 +182,7 @@ pub fn assess(subjects: &[Measurable], draw: &Panels, opinions: &[Opinion]) -> A
     for author in circular(&copies) {
         assessment.findings.insert(author, Finding::Open);
     }
-    test_assigned(&mut assessment, &medians(&by_author, margin), reference);
+    assessment.margins = relative(&medians(&by_author, margin), reference, &work);
     if let Some(expected) = clear {
         let worth = |(author, rate): (&PeerId, &i64)| (*author, rate.saturating_mul(1024) / expected);
         assessment.worth_1024 = assessment.rates.iter().map(worth).collect();
@@ -225,18 +231,25 @@ fn note_auditors(assessment: &mut Assessment, author: PeerId, voices: &[(&Opinio
 }
 
 /// Gauntlet's test (Templar): work on the assigned data helps there more than elsewhere. It says something only where
-/// the round's median update shows it.
-fn test_assigned(assessment: &mut Assessment, margins: &BTreeMap<PeerId, i64>, reference: Option<i64>) {
-    let usual = median(margins.values().copied().collect());
-    if reference.is_none_or(|reference| usual * 8 < reference.max(REFERENCE_MIN)) {
-        return;
+/// enough updates were measured and it shows in them. What is usual is the margin that a third of them reach: where a
+/// third are not trained on these data, that is the median of the others.
+fn relative(
+    margins: &BTreeMap<PeerId, i64>,
+    reference: Option<i64>,
+    work: &BTreeMap<PeerId, i64>,
+) -> BTreeMap<PeerId, Margin> {
+    let mut sorted: Vec<i64> = margins.values().copied().collect();
+    sorted.sort_unstable();
+    let usual = sorted.get(sorted.len() * 2 / 3).copied().unwrap_or(0);
+    let shows = reference.is_some_and(|reference| usual * 8 >= reference.max(REFERENCE_MIN));
+    if !shows || margins.len() < REFERENCE_UPDATES_MIN {
+        return BTreeMap::new();
     }
-    for (author, margin) in margins {
-        assessment.tested.insert(*author);
-        if *margin < usual / MARGIN_SHARE {
-            assessment.unassigned.insert(*author);
-        }
-    }
+    let of = |(author, margin): (&PeerId, &i64)| {
+        let work_1024 = work.get(author).copied().unwrap_or(WORK_FULL).clamp(1, WORK_FULL);
+        (*author, Margin { relative_1024: margin.saturating_mul(1024) / usual, work_1024 })
+    };
+    margins.iter().map(of).collect()
 }
 
 fn medians(by_author: &BTreeMap<PeerId, Vec<&Opinion>>, of: impl Fn(&&Opinion) -> i64) -> BTreeMap<PeerId, i64> {
@@ -435,19 +448,15 @@ mod tests {
     }
 
     #[test]
-    fn work_on_other_data_than_the_assigned_shows_over_rounds() {
+    fn work_on_other_data_than_the_assigned_shows_in_its_margin() {
         let found = round(9, |author, _| if author == 4 { score(9_000, 9_000) } else { honest(author) });
         assert_eq!(found.finding(peer(4)), Finding::Good, "it helps");
-        assert_eq!(found.is_on_assigned_data(peer(4)), Some(false));
-        assert_eq!(found.is_on_assigned_data(peer(5)), Some(true));
-        let mut standing = shoal_wire::judging::Standing::default();
-        let rounds = (1..100).find(|_| {
-            standing = evidence::after_round(standing, peer(4), &found);
-            !evidence::is_proven(&standing)
-        });
-        assert_eq!(rounds, Some(13));
+        assert_eq!(found.margin(peer(4)), Some(Margin { relative_1024: 0, work_1024: 1024 }));
+        assert_eq!(found.margin(peer(5)), Some(Margin { relative_1024: 1024, work_1024: 1024 }));
         let flat = round(9, |author, _| score(9_000 + i32::from(author), 9_000));
-        assert_eq!(flat.is_on_assigned_data(peer(4)), None, "where nobody's work shows it, nothing follows");
+        assert_eq!(flat.margin(peer(4)), None, "where nobody's work shows it, nothing follows");
+        let few = round(3, |author, _| honest(author));
+        assert_eq!(few.margin(peer(1)), None, "and nothing where there are few to compare with");
     }
 
     #[test]

@@ -1,0 +1,168 @@
+//! Whether a member trains on the data that it is assigned.
+//!
+//! What was trained on some data helps there more than elsewhere (Gauntlet, Templar). Old work, another one's work, and
+//! updates that are computed from what others are thought to send do not, whatever they bring. A round's margins are taken
+//! relative to what is usual in it and add up to a sequential test, as audits do (`evidence`). How much one of them says hangs on
+//! the task, so the run measures it: by how much a member's margin differs from one of its updates to the next. Differences
+//! within members are the same for those who lie, and the median over members is moved little by some who play with them.
+
+use shoal_wire::judging::Standing;
+
+use super::verdict::Margin;
+
+/// From here on a member is not trusted, whatever its audits say otherwise.
+const UNPROVEN_MILLINATS: u32 = 5_000;
+/// No single margin convinces: four are needed for a ban at least. And none takes away more than a passed audit does.
+const STEP_MAX: i64 = 3000;
+const STEP_MIN: i64 = -1099;
+/// Margins of honest work are about what is usual, or a little less; those of other work are about 0.
+const HONEST_1024: i64 = 819;
+/// Before enough members have a scatter: 0.45, that of the simulator's model.
+const NOISE_UNKNOWN_1024: i64 = 461;
+/// A test is never thought better than this: 0.35.
+const NOISE_MIN_1024: i64 = 358;
+/// Members with a scatter, from which on their median stands.
+const SCATTERS_MIN: usize = 4;
+/// Margins beyond four times what is usual count as that.
+const MARGIN_MAX_1024: i64 = 4 * 1024;
+/// A difference moves a member's scatter by so much of what it is off.
+const SCATTER_SHARE: i32 = 8;
+
+/// Whether its work can count as its own.
+pub(super) fn is_proven(standing: &Standing) -> bool {
+    standing.unproven < UNPROVEN_MILLINATS
+}
+
+/// Standard deviation of a margin, in 1/1024 of what is usual. The mean difference of two normal values is 2/√π =
+/// 1.128 of it.
+pub(crate) fn noise_1024<'a>(standings: impl Iterator<Item = &'a Standing>) -> i64 {
+    let mut scatters: Vec<u16> =
+        standings.map(|standing| standing.scatter_1024).filter(|scatter| *scatter > 0).collect();
+    scatters.sort_unstable();
+    if scatters.len() < SCATTERS_MIN {
+        return NOISE_UNKNOWN_1024;
+    }
+    let median = scatters.get(scatters.len() / 2).copied().unwrap_or_default();
+    (i64::from(median) * 907 / 1024).max(NOISE_MIN_1024)
+}
+
+/// The logarithm of the likelihood ratio of two normal distributions, in thousandths of a nat: other work over honest
+/// work. Less work than assigned shows as much less as its noise is scaled up.
+fn step(margin: Margin, noise_1024: i64) -> i64 {
+    let relative = margin.relative_1024.clamp(-MARGIN_MAX_1024, MARGIN_MAX_1024);
+    let nats = 1000 * HONEST_1024 * (HONEST_1024 - 2 * relative) / (2 * noise_1024 * noise_1024);
+    let weighed = nats * margin.work_1024 * margin.work_1024 / (1024 * 1024);
+    weighed.clamp(STEP_MIN, STEP_MAX)
+}
+
+/// A member's standing after a round that could tell what its update was trained on.
+pub(super) fn after(mut standing: Standing, margin: Margin, noise_1024: i64) -> Standing {
+    let step = step(margin, noise_1024);
+    standing.unproven = (i64::from(standing.unproven) + step).clamp(0, i64::from(u32::MAX)) as u32;
+    let relative = margin.relative_1024.clamp(-MARGIN_MAX_1024, MARGIN_MAX_1024) as i16;
+    if let Some(before) = standing.margin_1024 {
+        let difference = i32::from(relative.abs_diff(before));
+        let scatter = i32::from(standing.scatter_1024);
+        let next = if scatter == 0 { difference } else { scatter + (difference - scatter) / SCATTER_SHARE };
+        standing.scatter_1024 = u16::try_from(next.max(1)).unwrap_or(u16::MAX);
+    }
+    standing.margin_1024 = Some(relative);
+    standing
+}
+
+#[cfg(test)]
+mod tests {
+    // Samples are drawn, and what the integers stand for is computed, in floating point.
+    #![allow(clippy::disallowed_methods)]
+    use super::*;
+    use crate::judging::BAN_MILLINATS;
+
+    struct Draw(u64);
+
+    impl Draw {
+        /// About normal: twelve uniform numbers (Irwin and Hall), by SplitMix64.
+        fn normal(&mut self) -> f64 {
+            let mut uniform = || {
+                self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+                let mut z = self.0;
+                z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+                z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+                ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+            };
+            (0..12).map(|_| uniform()).sum::<f64>() - 6.0
+        }
+    }
+
+    fn margin(relative: f64) -> Margin {
+        Margin { relative_1024: (relative * 1024.0) as i64, work_1024: 1024 }
+    }
+
+    /// Rounds after which members are banned whose margins lie around these means with this deviation.
+    fn rounds_until_ban(means: &[f64], deviation: f64, rounds: u32, seed: u64) -> Vec<Option<u32>> {
+        let mut draw = Draw(seed);
+        let mut standings = vec![Standing::default(); means.len()];
+        let mut banned = vec![None; means.len()];
+        for round in 1..=rounds {
+            let noise = noise_1024(standings.iter());
+            for (standing, mean) in standings.iter_mut().zip(means) {
+                *standing = after(*standing, margin(mean + deviation * draw.normal()), noise);
+            }
+            for (banned, standing) in banned.iter_mut().zip(&standings) {
+                if banned.is_none() && standing.unproven >= BAN_MILLINATS {
+                    *banned = Some(round);
+                }
+            }
+        }
+        banned
+    }
+
+    #[test]
+    fn six_of_sixteen_who_train_on_other_data_are_banned_within_fifteen_rounds_where_margins_are_clear() {
+        let means: Vec<f64> = (0..16).map(|peer| if peer < 6 { 0.0 } else { 1.0 }).collect();
+        let mut in_time = 0;
+        for seed in 0..100 {
+            let banned = rounds_until_ban(&means, 0.4, 30, seed);
+            assert!(banned[..6].iter().all(Option::is_some), "{banned:?}");
+            assert!(banned[6..].iter().all(Option::is_none), "{banned:?}");
+            in_time += banned.iter().flatten().filter(|round| **round <= 15).count();
+        }
+        assert!(in_time >= 594, "{in_time} of 600");
+    }
+
+    #[test]
+    fn honest_members_are_not_banned_however_little_a_margin_says() {
+        for deviation in [0.2, 0.4, 0.8, 1.5, 3.0] {
+            for seed in 0..20 {
+                let banned = rounds_until_ban(&[1.0; 16], deviation, 300, seed);
+                assert!(banned.iter().all(Option::is_none), "{deviation}: {banned:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn steps_are_logarithms_of_likelihood_ratios() {
+        let (honest, deviation) = (0.8_f64, 0.45_f64);
+        for relative in [0.25, 0.4, 0.5] {
+            let density = |mean: f64| (-(relative - mean) * (relative - mean) / (2.0 * deviation * deviation)).exp();
+            let exact = 1000.0 * (density(0.0) / density(honest)).ln();
+            let found = step(margin(relative), NOISE_UNKNOWN_1024);
+            assert!((found as f64 - exact).abs() < 10.0, "{relative}: {found} and {exact}");
+        }
+        assert_eq!((step(margin(-9.0), 461), step(margin(9.0), 461)), (STEP_MAX, STEP_MIN));
+        let half = Margin { work_1024: 512, ..margin(0.0) };
+        assert_eq!(step(half, 461), step(margin(0.0), 461) / 4, "half of the work shows a quarter as much");
+    }
+
+    #[test]
+    fn extreme_values_neither_overflow_nor_panic() {
+        let standing =
+            Standing { unproven: u32::MAX, margin_1024: Some(i16::MIN), scatter_1024: u16::MAX, ..Standing::default() };
+        for relative_1024 in [i64::MIN, -1, 0, i64::MAX] {
+            for work_1024 in [1, 1024] {
+                for noise in [NOISE_MIN_1024, 65_535] {
+                    after(standing, Margin { relative_1024, work_1024 }, noise);
+                }
+            }
+        }
+    }
+}
