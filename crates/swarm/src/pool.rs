@@ -116,6 +116,26 @@ pub(crate) struct Pool {
     authors: BTreeMap<Digest, PeerId>,
     /// Ids that were looked at and not kept, so that they are not asked for again.
     refused: BTreeSet<u64>,
+    /// What is remembered of each author.
+    held: BTreeMap<PeerId, Held>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    messages: usize,
+    bytes: usize,
+}
+
+impl Held {
+    fn add(&mut self, entry: &Entry) {
+        self.messages += 1;
+        self.bytes += entry.envelope.payload.len();
+    }
+
+    fn take(&mut self, entry: &Entry) {
+        self.messages -= 1;
+        self.bytes -= entry.envelope.payload.len();
+    }
 }
 
 /// First eight bytes of an envelope's id.
@@ -150,10 +170,20 @@ impl Pool {
 
     /// Whether an author may have no more of this remembered.
     fn is_full(&self, from: PeerId, slot: Slot, bytes: usize) -> bool {
-        let before = self.entries.iter().filter(|((_, peer), _)| *peer == from);
-        let (count, held) =
-            before.fold((0, 0), |(count, held), (_, entry)| (count + 1, held + entry.envelope.payload.len()));
-        (count >= MESSAGES_PER_PEER_MAX && !slot.is_of_recovery()) || held + bytes > POOL_BYTES_PER_PEER_MAX
+        let held = self.held.get(&from).copied().unwrap_or_default();
+        (held.messages >= MESSAGES_PER_PEER_MAX && !slot.is_of_recovery())
+            || held.bytes + bytes > POOL_BYTES_PER_PEER_MAX
+    }
+
+
+    /// An entry is remembered no more: its id is not asked for again.
+    fn let_go(&mut self, from: PeerId, entry: &Entry) {
+        if let Some(held) = self.held.get_mut(&from) {
+            held.take(entry);
+        }
+        let id = short(entry.id);
+        self.ids.remove(&id);
+        self.refuse(id);
     }
 
     /// Makes room for what an author says now, in place of what it said in the earliest views: a round that takes
@@ -167,9 +197,7 @@ impl Pool {
             let own = self.entries.keys().filter(|(_, peer)| *peer == from);
             let earliest = own.map(|(slot, _)| *slot).filter(may_go).min_by_key(|slot| slot.view());
             let Some(entry) = earliest.and_then(|slot| self.entries.remove(&(slot, from))) else { return };
-            let id = short(entry.id);
-            self.ids.remove(&id);
-            self.refuse(id);
+            self.let_go(from, &entry);
         }
     }
 
@@ -220,10 +248,9 @@ impl Pool {
         };
         let seed_hash = if let Message::Reveal(seed) = &said.message { Some(seed_hash(*seed)) } else { None };
         let entry = Entry { envelope, said, at, id: whole_id, body, seed_hash };
+        self.held.entry(from).or_default().add(&entry);
         if let Some(old) = self.entries.insert((slot, from), entry) {
-            let old = short(old.envelope.id());
-            self.ids.remove(&old);
-            self.refuse(old);
+            self.let_go(from, &old);
         }
         self.ids.insert(id, (slot, from));
         true
@@ -288,6 +315,10 @@ impl Pool {
             _ => false,
         });
         self.ids.retain(|_, key| self.entries.contains_key(key));
+        self.held.clear();
+        for ((_, peer), entry) in &self.entries {
+            self.held.entry(*peer).or_default().add(entry);
+        }
         self.authors.clear();
         self.refused.clear();
     }
