@@ -98,8 +98,8 @@ pub fn operations(data: &[u8]) -> Round {
 }
 
 /// What survives a restart.
-#[derive(Default)]
 struct Disk {
+    session: SessionId,
     certificates: BTreeMap<Round, Certificate>,
     votes: Vec<Persisted>,
     blobs: BTreeMap<Digest, Bytes>,
@@ -126,9 +126,12 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let mut disk = Disk::default();
-        disk.certificates.insert(1, RING.first.clone());
-        disk.blobs.insert(RING.manifest.genesis, toy_genesis());
+        let disk = Disk {
+            session: SessionId(RING.identities[ME].peer().0),
+            certificates: BTreeMap::from([(1, RING.first.clone())]),
+            votes: Vec::new(),
+            blobs: BTreeMap::from([(RING.manifest.genesis, toy_genesis())]),
+        };
         let now = Millis(1_000);
         let mut world = Self {
             now,
@@ -454,6 +457,7 @@ impl World {
         }
         match record {
             Record::Vote(vote) => self.disk.votes.push(vote),
+            Record::Session(session) => self.disk.session = session,
             Record::Certificate(certificate) => {
                 let round = certificate.body.round;
                 self.disk.certificates.split_off(&round);
@@ -573,7 +577,7 @@ fn start(disk: &Disk, now: Millis) -> Swarm {
     let config = Config {
         manifest: RING.manifest.clone(),
         identity: RING.identities[ME].clone(),
-        session: SessionId(RING.identities[ME].peer().0),
+        session: disk.session,
         join: Join { durable: true, trains: true },
         archive: false,
     };

@@ -98,6 +98,7 @@ impl Kept {
             Record::Vote(vote) => {
                 self.store.append_vote(self.run, self.me, vote.round, &codec::encode::<Persisted>(vote)).await
             }
+            Record::Session(session) => self.store.put_session(self.run, self.me, *session).await,
             Record::Certificate(certificate) => self.store.put_certificate(self.run, certificate).await,
             Record::Blob { digest, bytes, .. } => {
                 self.blobs.insert(*digest, head);

@@ -153,6 +153,7 @@ impl Writer {
         let Place { store, run, peer, .. } = &self.place;
         match record {
             Record::Vote(vote) => store.append_vote(*run, *peer, vote.round, &codec::encode(vote)),
+            Record::Session(session) => store.put_session(*run, *peer, *session),
             Record::Blob { bytes, .. } => store.put_blob(bytes).map(drop),
             Record::Certificate(certificate) => {
                 store.put_certificate(*run, certificate)?;

@@ -43,6 +43,7 @@ impl Disk {
     pub fn store(&mut self, record: Record) {
         match record {
             Record::Vote(vote) => self.votes.push(vote),
+            Record::Session(session) => self.session = Some(session),
             Record::Certificate(certificate) => {
                 let round = certificate.body.round;
                 self.certificates.split_off(&round);

@@ -147,6 +147,12 @@ fn who_hears_a_vote_of_its_session_that_it_did_not_cast_takes_another_session() 
     let credit = chain(&world).credit()[&copied].amount;
     go_on(&mut world, 4);
     assert!(chain(&world).credit()[&copied].amount > credit);
+    // A restart goes on in that one.
+    let other = member(&world, copied).session;
+    world.crash(copied);
+    world.start(copied);
+    go_on(&mut world, 2);
+    assert_eq!(member(&world, copied).session, other);
     assert_eq!((proofs(&world), world.checker.violations.clone()), (0, vec![]));
 }
 

@@ -279,6 +279,10 @@ impl FileStore {
     pub fn session(&self, run: RunId, peer: PeerId) -> Result<SessionId, StoreError> {
         ready(self.store.session_or(run, peer, SessionId(random("a session")?)))
     }
+
+    pub fn put_session(&self, run: RunId, peer: PeerId, session: SessionId) -> Result<(), StoreError> {
+        ready(self.store.put_session(run, peer, session))
+    }
 }
 
 fn random(what: &str) -> Result<[u8; 32], StoreError> {

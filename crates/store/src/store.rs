@@ -201,8 +201,13 @@ impl<F: Files> Store<F> {
         if let Some(bytes) = stored {
             return Ok(SessionId(bytes));
         }
-        self.files.write_atomic(&path, &with_checksum(fresh.0.to_vec())).await?;
+        self.put_session(run, peer, fresh).await?;
         Ok(fresh)
+    }
+
+    /// What a peer votes from now on is of this session.
+    pub async fn put_session(&self, run: RunId, peer: PeerId, session: SessionId) -> Result<(), StoreError> {
+        self.files.write_atomic(&session_path(run, peer), &with_checksum(session.0.to_vec())).await
     }
 
     pub async fn put_residual(&self, run: RunId, peer: PeerId, residual: &[u8]) -> Result<(), StoreError> {

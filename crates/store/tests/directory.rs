@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf};
 
 use shoal_store::{FileStore, StoreError};
 use shoal_wire::{
-    Digest, Identity, Manifest, PeerId, RunId,
+    Digest, Identity, Manifest, PeerId, RunId, SessionId,
     manifest::{
         AdamW, Charter, Codec, CreditRule, DataSpec, ModelSpec, Outer, Privacy, Recipe, RopeScaling, Timing, Tokenizer,
     },
@@ -228,6 +228,8 @@ fn a_session_stays_the_same_and_one_that_rotted_is_followed_by_another() {
     let file = store.directory().join(format!("peers/{RUN}/{PEER}/session"));
     let reopened = FileStore::open(store.directory()).unwrap();
     assert_eq!(reopened.session(RUN, PEER).unwrap(), first);
+    store.put_session(RUN, PEER, SessionId([9; 32])).unwrap();
+    assert_eq!(reopened.session(RUN, PEER).unwrap(), SessionId([9; 32]));
     let whole = fs::read(&file).unwrap();
     for damaged in [&whole[..40], &[&whole[..], &whole[..]].concat(), &[whole[0] ^ 1, 0].repeat(32)] {
         fs::write(&file, damaged).unwrap();

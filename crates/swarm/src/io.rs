@@ -201,6 +201,8 @@ pub enum Outcome {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Record {
     Vote(Persisted),
+    /// The session to go on in after a restart, in place of the one before.
+    Session(SessionId),
     Certificate(Box<Certificate>),
     /// An update or a checkpoint. Unpinned blobs may be dropped when space is short.
     Blob {

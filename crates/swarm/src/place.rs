@@ -9,7 +9,7 @@ use shoal_wire::{
     record::{Member, Message},
 };
 
-use crate::{Event, Swarm};
+use crate::{Event, Record, Swarm, state::Stored};
 
 impl Swarm {
     /// The session in whose name this peer speaks. An anchor that has none in the roster yet speaks for its key.
@@ -82,6 +82,7 @@ impl Swarm {
     pub(crate) fn doubt_session(&mut self, vote: Digest) {
         let before = [self.session.0, vote.0].concat();
         self.session = SessionId(self.identity.derive("shoal 2026 v2 another session", &before).0);
+        self.persist(Stored::Other, Record::Session(self.session));
         self.was_member = false;
         self.abandon_training();
         self.abandon_judging();

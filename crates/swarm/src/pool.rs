@@ -175,7 +175,6 @@ impl Pool {
             || held.bytes + bytes > POOL_BYTES_PER_PEER_MAX
     }
 
-
     /// An entry is remembered no more: its id is not asked for again.
     fn let_go(&mut self, from: PeerId, entry: &Entry) {
         if let Some(held) = self.held.get_mut(&from) {
