@@ -9,12 +9,15 @@
 mod aggregate;
 mod bits;
 mod dense4;
+mod dither;
 mod fixed;
 pub mod golden;
 mod likeness;
+mod mean_code;
 mod params;
 mod parts;
 mod rans;
+mod rans_table;
 mod residual;
 mod sum;
 mod sum_code;

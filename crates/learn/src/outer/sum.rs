@@ -2,25 +2,37 @@
 //!
 //! Sums are exact: each update is clipped, weighted and rounded to a common [`Grid`] *before* anything is added, and
 //! integers add up to the same whatever the grouping. The grid follows from what everybody knows before the round, so
-//! groups need not agree on it. Weights add up as the values do, and the mean is taken once, at the end.
+//! groups need not agree on it. Rounding is stochastic, by numbers that follow from the update's bytes: right on average, also for
+//! contributions whose weight is so light that the nearest multiple would be none. Weights add up as the values do, and the mean is taken
+//! once, at the end.
 //!
-//! The mean is coded once, by `dense4`: anyone who has the sum arrives at the same bytes, and all others apply these.
-//! The error of that coding is that of `dense4`, a relative squared error of about 0.005, and is not fed back: a sum is
-//! nobody's, so nobody could keep its residual. Peers go on feeding back what their own updates left out.
+//! The mean is coded once (`mean_code`): anyone who has the sum arrives at the same bytes, and all others apply these.
+//! The relative squared error of that coding is about 0.09 and is not fed back: a sum is nobody's, so nobody could keep its residual. It
+//! need not be, since the error is independent of the mean and zero on average (docs/decisions/0027). Peers go on feeding back what
+//! their own updates left out.
 
-use shoal_wire::manifest::{Codec, Outer};
+use shoal_wire::{
+    Digest,
+    manifest::{Codec, Outer},
+};
 
 use super::{
     Part, UpdateError,
     aggregate::{Contribution, Reader, SHARE_MAX, limit, lower_median, past},
     fixed::{div_half_even, to_f32},
-    sum_code, topk, update,
+    mean_code, sum_code, topk,
 };
 use crate::Layout;
 
-/// Steps of the grid in the root mean square of what one update sends, at least: rounding to it costs a relative
-/// squared error of at most 1 / (12 · 16²), a third of a thousandth.
-const STEPS: u128 = 16;
+/// Steps of the grid in the root mean square of what one update sends, at least. Stochastic rounding costs step²/6 on average: with a whole
+/// weight a relative squared error of at most 1 / (6 · 4²), a hundredth, of `topk`, whose sums have few bits a value beside those that
+/// tell these steps apart; and 1 / (6 · 16²) of `dense4`. A lighter update has at most the same error, which is more of what it brings.
+const fn steps(codec: Codec) -> u128 {
+    match codec {
+        Codec::Dense4 => 16,
+        Codec::Topk => 4,
+    }
+}
 /// Coarsest grid: multiples of 2⁴⁰ units, so of 1 at a weight of one.
 const SHIFT_MAX: u32 = 40;
 /// A weighted value is below 2⁵⁵ (`fixed`), so 2⁷ of them fit an i64 with a bit to spare.
@@ -49,7 +61,7 @@ impl Grid {
                 }
             };
             let root = u128::from(past(history, index)) / (sent as u128).isqrt().max(1);
-            let step = root * u128::from(SHARE_MAX) / STEPS;
+            let step = root * u128::from(SHARE_MAX) / steps(codec);
             step.max(1).ilog2().clamp(finest, SHIFT_MAX) as u8
         };
         Self { shifts: layout.tensors.iter().enumerate().map(shift).collect() }
@@ -154,7 +166,7 @@ impl PartialSum {
         Ok(range.iter().zip(self.values.iter().zip(shifts)).map(|(value, sum)| value - to_f32(step(sum))).collect())
     }
 
-    /// The mean of what was summed, as one update of this part that everybody applies.
+    /// The mean of what was summed, as everybody applies it.
     pub fn code(&self, part: &Part, grid: &Grid) -> Result<Vec<u8>, UpdateError> {
         self.check(part)?;
         let divisor = i128::from(self.weight.max(1));
@@ -162,7 +174,15 @@ impl PartialSum {
             div_half_even(i128::from(*sum) << shift, divisor).clamp(-(1 << 62), 1 << 62) as i64
         };
         let values: Vec<i64> = self.values.iter().zip(Self::shifts(part, grid)).map(mean).collect();
-        Ok(update::encode(&part.layout, Codec::Dense4, &values))
+        Ok(mean_code::encode(&part.layout, &values, self.seed()))
+    }
+
+    /// Of the values alone: unlike the rates they do not depend on the grouping.
+    fn seed(&self) -> u64 {
+        let mut bytes = Vec::with_capacity(8 * self.values.len());
+        self.values.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
+        let digest = Digest::in_domain("shoal 2026 v1 mean dither", &bytes).0;
+        digest.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
     }
 
     pub fn to_bytes(&self, part: &Part) -> Vec<u8> {
@@ -200,7 +220,7 @@ pub fn apply(parts: &[Part], outer: &Outer, theta: &[f32], coded: &[Option<&[u8]
     let mut next = theta.to_vec();
     for (part, bytes) in parts.iter().zip(coded) {
         let Some(bytes) = bytes else { continue };
-        let values = update::decode(&part.layout, Codec::Dense4, bytes)?;
+        let values = mean_code::decode(&part.layout, bytes)?;
         let expected = part.range().end;
         let range = next.get_mut(part.range()).ok_or(UpdateError::Length { got: theta.len(), expected })?;
         for (parameter, value) in range.iter_mut().zip(values) {
