@@ -12,6 +12,7 @@ mod dense4;
 mod dither;
 mod fixed;
 pub mod golden;
+mod grid;
 mod likeness;
 mod mean_code;
 mod params;
@@ -29,11 +30,12 @@ use thiserror::Error;
 
 pub use aggregate::{Contribution, aggregate};
 pub use fixed::FRACTION_BITS;
+pub use grid::Grid;
 pub use likeness::{Likeness, likeness};
 pub use params::{params_from_bytes, params_to_bytes};
 pub use parts::{Part, parts};
 pub use residual::Residual;
-pub use sum::{Bounds, Grid, PartialSum, apply, partial_sums};
+pub use sum::{Bounds, PartialSum, apply, partial_sums};
 pub use update::{check, decode};
 
 /// Why bytes are not an update, or not parameters, of a model.

@@ -1,0 +1,63 @@
+//! What the values of a sum are multiples of.
+
+use shoal_wire::manifest::Codec;
+
+use super::{
+    aggregate::{SHARE_MAX, past},
+    topk,
+};
+use crate::Layout;
+
+/// Steps of the grid in the root mean square of what one update sends, at least. Stochastic rounding costs step²/6 on average: with a whole
+/// weight a relative squared error of at most 1 / (6 · 4²), a hundredth, of `topk`, whose sums have few bits a value beside those that
+/// tell these steps apart; and 1 / (6 · 16²) of `dense4`. A lighter update has at most the same error, which is more of what it brings.
+const fn steps(codec: Codec) -> u128 {
+    match codec {
+        Codec::Dense4 => 16,
+        Codec::Topk => 4,
+    }
+}
+
+/// Coarsest grid: multiples of 2⁴⁰ units, so of 1 at a weight of one.
+const SHIFT_MAX: u32 = 40;
+/// A weighted value is below 2⁵⁵ (`fixed`), so 2⁷ of them fit an i64 with a bit to spare.
+const EXACT_BITS: u32 = 7;
+
+/// Multiples of what weighted values are rounded to, one power of two a tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grid {
+    shifts: Vec<u8>,
+}
+
+impl Grid {
+    /// No rounding, for at most 128 updates.
+    pub fn exact(layout: &Layout) -> Self {
+        Self { shifts: vec![0; layout.tensors.len()] }
+    }
+
+    /// For at most `peers` updates whose rates are about those of the last rounds. Without any, as fine as sums allow.
+    pub fn of(layout: &Layout, codec: Codec, history: &[Vec<u64>], peers: usize) -> Self {
+        let finest = peers.max(1).next_power_of_two().ilog2().saturating_sub(EXACT_BITS);
+        let shift = |(index, tensor): (usize, &crate::TensorInfo)| {
+            let sent: usize = match codec {
+                Codec::Dense4 => tensor.len(),
+                Codec::Topk => {
+                    (0..tensor.len()).step_by(topk::CHUNK).map(|at| topk::kept(chunk(tensor.len(), at))).sum()
+                }
+            };
+            let root = u128::from(past(history, index)) / (sent as u128).isqrt().max(1);
+            let step = root * u128::from(SHARE_MAX) / steps(codec);
+            step.max(1).ilog2().clamp(finest, SHIFT_MAX) as u8
+        };
+        Self { shifts: layout.tensors.iter().enumerate().map(shift).collect() }
+    }
+
+    /// The power of two, of a tensor.
+    pub(super) fn shift(&self, tensor: usize) -> u32 {
+        self.shifts.get(tensor).copied().unwrap_or(0).into()
+    }
+}
+
+fn chunk(len: usize, at: usize) -> usize {
+    topk::CHUNK.min(len - at)
+}
