@@ -18,9 +18,9 @@ const fn steps(codec: Codec) -> u128 {
     }
 }
 
-/// Coarsest grid: multiples of 2⁴⁰ units, so of 1 at a weight of one.
-const SHIFT_MAX: u32 = 40;
-/// A weighted value is below 2⁵⁵ (`fixed`), so 2⁷ of them fit an i64 with a bit to spare.
+/// Coarsest grid: a weighted value is below 2⁵⁵ (`fixed`), and so is what rounding adds to it.
+const SHIFT_MAX: u32 = 54;
+/// 2⁷ weighted values fit an i64 with a bit to spare.
 const EXACT_BITS: u32 = 7;
 
 /// Multiples of what weighted values are rounded to, one power of two a tensor.
