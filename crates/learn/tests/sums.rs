@@ -280,7 +280,7 @@ fn sums_of_sixteen_and_of_many_updates_are_compact() {
         }
         merged.unwrap().to_bytes(&parts[0]).len() as f64 * 8.0 / layout.len() as f64
     };
-    for (count, most) in [(16, 2.5), (256, 8.5), (1024, 9.5)] {
+    for (count, most) in [(16, 2.0), (256, 5.7), (1024, 6.7)] {
         let bits = bits(count);
         println!("{count} updates: {bits:.2} bits a parameter");
         assert!(bits < most, "{count} updates: {bits} bits a parameter");
