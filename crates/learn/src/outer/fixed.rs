@@ -23,15 +23,6 @@ pub(super) fn div_1024_half_even(dividend: i128) -> i128 {
     quotient + i128::from(rest > 512 || (rest == 512 && quotient & 1 == 1))
 }
 
-/// The same for a divisor of 2^`shift`, below 2⁶³.
-pub(super) fn shr_half_even(dividend: i64, shift: u32) -> i64 {
-    if shift == 0 {
-        return dividend;
-    }
-    let (quotient, rest, half) = (dividend >> shift, dividend & ((1 << shift) - 1), 1 << (shift - 1));
-    quotient + i64::from(rest > half || (rest == half && quotient & 1 == 1))
-}
-
 /// Nearest fixed-point number; what is not finite counts as zero and what is too large saturates at 2²².
 pub(super) fn from_f32(value: f32) -> i64 {
     const LARGEST: f64 = (1_u64 << 62) as f64;

@@ -19,7 +19,7 @@
 use super::{
     UpdateError,
     dither::Dither,
-    fixed::{Scale, shr_half_even},
+    fixed::Scale,
     rans::{Decoder, Encoder},
     rans_table::{self, LARGEST},
     update::{CHECKSUM_BYTES, checksum},
@@ -132,7 +132,7 @@ fn read_chunk(
     for place in places {
         // At most 31.5 steps, each below 2⁴¹: with 16 bits more they stay below 2⁶².
         let level = (i64::from(stream.level()?) << DITHER_BITS) - offset(dither, place);
-        values.push(shr_half_even(level * step, DITHER_BITS));
+        values.push((level * step + (1 << (DITHER_BITS - 1))) >> DITHER_BITS);
     }
     Ok(())
 }

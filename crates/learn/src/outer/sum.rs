@@ -19,7 +19,7 @@ use shoal_wire::{
 use super::{
     Part, UpdateError,
     aggregate::{Contribution, Reader, limit, lower_median},
-    fixed::{div_half_even, to_f32},
+    fixed::{div_1024_half_even, div_half_even, to_f32},
     grid::Grid,
     mean_code, sum_code,
 };
@@ -175,7 +175,7 @@ pub fn apply(parts: &[Part], outer: &Outer, theta: &[f32], coded: &[Option<&[u8]
         let expected = part.range().end;
         let range = next.get_mut(part.range()).ok_or(UpdateError::Length { got: theta.len(), expected })?;
         for (parameter, value) in range.iter_mut().zip(values) {
-            *parameter -= to_f32(div_half_even(i128::from(value) * i128::from(outer.alpha_1024), 1024) as i64);
+            *parameter -= to_f32(div_1024_half_even(i128::from(value) * i128::from(outer.alpha_1024)) as i64);
         }
     }
     Ok(next)
