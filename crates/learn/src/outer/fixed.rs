@@ -11,6 +11,12 @@ pub const FRACTION_BITS: u32 = 40;
 
 /// Rounds a quotient to the nearest integer, halves to the even one. `divisor` is positive.
 pub(super) fn div_half_even(dividend: i128, divisor: i128) -> i128 {
+    // Where both have 64 bits, as nearly always, the machine divides by itself.
+    if let (Ok(dividend), Ok(divisor)) = (i64::try_from(dividend), i64::try_from(divisor)) {
+        let (quotient, rest) = (dividend.div_euclid(divisor), dividend.rem_euclid(divisor));
+        let up = rest > divisor - rest || (rest == divisor - rest && quotient & 1 == 1);
+        return i128::from(quotient) + i128::from(up);
+    }
     let quotient = dividend.div_euclid(divisor);
     let twice = 2 * dividend.rem_euclid(divisor);
     let up = twice > divisor || (twice == divisor && quotient & 1 == 1);
@@ -95,6 +101,8 @@ mod tests {
         let cases = [(5, 2, 2), (7, 2, 4), (-5, 2, -2), (-7, 2, -4), (6, 4, 2), (1, 3, 0), (2, 3, 1), (-2, 3, -1)];
         for (dividend, divisor, quotient) in cases {
             assert_eq!(div_half_even(dividend, divisor), quotient, "{dividend}/{divisor}");
+            // Beyond 64 bits too.
+            assert_eq!(div_half_even(dividend << 70, divisor << 70), quotient, "{dividend}/{divisor}");
         }
         for dividend in -4096..4096 {
             assert_eq!(div_1024_half_even(dividend), div_half_even(dividend, 1024), "{dividend}");
