@@ -1,5 +1,5 @@
-//! Numbers that are as good as random and that everybody computes alike: SplitMix64 (Steele, Lea and Flood, 2014), whose
-//! outputs are a function of the seed and a place, so that values can be read in any order.
+//! Numbers that are as good as random and that everybody computes alike: SplitMix64 (Steele, Lea and Flood, 2014),
+//! whose outputs are a function of the seed and a place, so that values can be read in any order.
 
 /// A sequence of such numbers.
 #[derive(Clone, Copy, Debug)]
@@ -16,8 +16,8 @@ impl Dither {
         mix(self.0.wrapping_add(place.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
     }
 
-    /// Rounds to a multiple of 2^`shift` next to the value, below 2⁶², up or down such that the average is the value itself
-    /// (stochastic rounding); returns the multiple. `shift` is below 62.
+    /// Rounds to a multiple of 2^`shift` next to the value, below 2⁶², up or down such that the average is the value
+    /// itself (stochastic rounding); returns the multiple. `shift` is below 62.
     pub fn round(self, value: i64, shift: u32, place: u64) -> i64 {
         if shift == 0 {
             return value;

@@ -1,10 +1,10 @@
 //! Fixed-point numbers in units of 2⁻⁴⁰, and the few operations on them.
 //!
-//! Bounds: a value of an update is at most 2²⁴ · (31 · 249) · 2⁶ < 2⁴³ (`dense4`; `topk` stays below 2⁴¹). Weighted by 12
-//! bits and summed over at most 32 updates it stays below 2⁶⁰, so sums fit an i64; times α they fit an i128. A model has
-//! at most 2²⁸ values: their squares, each below 2⁸⁶, sum to less than 2¹¹⁴ and fit a u128, and a norm is below 2⁵⁷.
-//! Rates (norms per weight) are cut off at 2⁶⁴, and a value times a rate stays below 2¹⁰⁷, in an i128. A value of a coded mean is at
-//! most 31.5 · 2²⁴ · 1075 · 2⁶ < 2⁴⁶ (`mean_code`), times α it stays below 2⁶².
+//! Bounds: a value of an update is at most 2²⁴ · (31 · 249) · 2⁶ < 2⁴³ (`dense4`; `topk` stays below 2⁴¹). Weighted by
+//! 12 bits and summed over at most 32 updates it stays below 2⁶⁰, so sums fit an i64; times α they fit an i128. A model
+//! has at most 2²⁸ values: their squares, each below 2⁸⁶, sum to less than 2¹¹⁴ and fit a u128, and a norm is below
+//! 2⁵⁷. Rates (norms per weight) are cut off at 2⁶⁴, and a value times a rate stays below 2¹⁰⁷, in an i128. A value of
+//! a coded mean is at most 31.5 · 2²⁴ · 1075 · 2⁶ < 2⁴⁶ (`mean_code`), times α it stays below 2⁶².
 
 /// Bits after the binary point.
 pub const FRACTION_BITS: u32 = 40;

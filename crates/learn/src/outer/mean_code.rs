@@ -1,20 +1,22 @@
 //! The code of a mean: a uniform quantiser with subtractive dither (Roberts, 1962; Schuchman, 1964), entropy-coded.
 //! About 2.1 bits a value.
 //!
-//! A value x becomes q = round(x / step + u) and is read as (q − u) · step, where u is drawn evenly from half a step either
-//! way and known to both sides. Its error is then uniform in half a step either way whatever the value is, and zero on average: over
-//! rounds nothing is rounded away, although nobody keeps what a mean left out. A chunk is 4,096 values of one tensor; the
-//! step is 1,075/1,024 of its scale, so the relative squared error is step²/12 = 0.092. That takes 0.38 bits more than any
-//! code of Gaussian values must: 0.25 for quantising one value at a time, the rest for an error independent of the values (Zamir and
-//! Feder, 1992) and for one table for all u.
+//! A value x becomes q = round(x / step + u) and is read as (q − u) · step, where u is drawn evenly from half a step
+//! either way and known to both sides. Its error is then uniform in half a step either way whatever the value is, and
+//! zero on average: over rounds nothing is rounded away, although nobody keeps what a mean left out. A chunk is 4,096
+//! values of one tensor; the step is 1,075/1,024 of its scale, so the relative squared error is step²/12 = 0.092. That
+//! takes 0.38 bits more than any code of Gaussian values must: 0.25 for quantising one value at a time, the rest for an
+//! error independent of the values (Zamir and Feder, 1992) and for one table for all u.
 //!
 //! The scale is the root mean square (f16), or what it takes for the largest value to be within 31 steps: only values
-//! beyond 31 steps of a scale of 1 are cut off. A chunk has scale zero, and no levels, if it is all zeros. No other chunk has: levels that
-//! are all zero are read as noise of half a step, which is right on average where silence would not be.
+//! beyond 31 steps of a scale of 1 are cut off. A chunk has scale zero, and no levels, if it is all zeros. No other
+//! chunk has: levels that are all zero are read as noise of half a step, which is right on average where silence would
+//! not be.
 //!
-//! A version (1 byte), the seed of u (u64, little-endian), the coder's stream, and four bytes of checksum as an update has. The stream is
-//! the coder's state, then for each chunk its scale and its levels. Those who code a sum must arrive at the same bytes, so
-//! the encoder is integer arithmetic, too.
+//! A version (1 byte), the seed of u (u64, little-endian), the coder's stream, and four bytes of checksum as an update
+//! has. The stream is the coder's state, then for each chunk its scale and its levels. Those who code a sum must arrive
+//! at the same bytes, so the encoder is integer arithmetic, too, but for the scale's conversion to an f16, which IEEE
+//! 754 defines.
 
 use super::{
     UpdateError,
@@ -35,12 +37,12 @@ pub(super) const STEP: i64 = 1075;
 /// u is an odd multiple of 2⁻¹⁶: as many on one side of zero as on the other.
 const DITHER_BITS: u32 = 16;
 
-/// x / step is x times the step's inverse in units of 2⁻⁵⁷. A step is between 2¹⁶ and 2⁴¹, so the inverse has 16 bits or more; 32 steps
-/// stay below 2⁶³.
+/// x / step is x times the step's inverse in units of 2⁻⁵⁷. A step is between 2¹⁶ and 2⁴¹, so the inverse has 16 bits
+/// or more; 32 steps stay below 2⁶³.
 const INVERSE_BITS: u32 = 57;
 
-/// Largest magnitude that counts when a scale is chosen: beyond the reach of a scale of 1, and squares of it sum to less
-/// than 2^104 in a chunk.
+/// Largest magnitude that counts when a scale is chosen: beyond the reach of a scale of 1, and squares of it sum to
+/// less than 2^104 in a chunk.
 const MAGNITUDE_MAX: u64 = 1 << 46;
 
 /// u of the value at a place.

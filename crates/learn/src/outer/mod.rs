@@ -1,7 +1,8 @@
 //! What peers must agree on, bit for bit: the update formats and the outer step.
 //!
-//! Everything here is integer arithmetic in fixed order, except one f32 subtraction for each parameter, which IEEE 754
-//! defines: every engine that runs it arrives at the same bytes. Values are fixed-point numbers in units of 2⁻⁴⁰.
+//! Everything here is integer arithmetic in fixed order, except one f32 subtraction for each parameter and the scales
+//! of a coded mean becoming f16, which IEEE 754 defines: every engine that runs it arrives at the same bytes. Values
+//! are fixed-point numbers in units of 2⁻⁴⁰.
 //!
 //! The outer step is SparseLoCo's (arXiv 2508.15706): θ ← θ − α · mean of the clipped updates, without outer momentum;
 //! the updates come from peers that keep what they did not send as error feedback.

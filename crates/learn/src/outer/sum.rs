@@ -2,14 +2,14 @@
 //!
 //! Sums are exact: each update is clipped, weighted and rounded to a common [`Grid`] *before* anything is added, and
 //! integers add up to the same whatever the grouping. The grid follows from what everybody knows before the round, so
-//! groups need not agree on it. Rounding is stochastic, by numbers that follow from the update's bytes: right on average, also for
-//! contributions whose weight is so light that the nearest multiple would be none. Weights add up as the values do, and the mean is taken
-//! once, at the end.
+//! groups need not agree on it. Rounding is stochastic, by numbers that follow from the update's bytes: right on
+//! average, also for contributions whose weight is so light that the nearest multiple would be none. Weights add up as
+//! the values do, and the mean is taken once, at the end.
 //!
 //! The mean is coded once (`mean_code`): anyone who has the sum arrives at the same bytes, and all others apply these.
-//! The relative squared error of that coding is about 0.09 and is not fed back: a sum is nobody's, so nobody could keep its residual. It
-//! need not be, since the error is independent of the mean and zero on average (docs/decisions/0027). Peers go on feeding back what
-//! their own updates left out.
+//! The relative squared error of that coding is about 0.09 and is not fed back: a sum is nobody's, so nobody could keep
+//! its residual. It need not be, since the error is independent of the mean and zero on average (docs/decisions/0027).
+//! Peers go on feeding back what their own updates left out.
 
 use shoal_wire::{
     Digest,
@@ -28,7 +28,8 @@ use crate::Layout;
 /// How far an update may reach.
 #[derive(Clone, Copy, Debug)]
 pub enum Bounds<'a> {
-    /// As in [`super::aggregate`]: the median rate of these updates, but between half and four times the median of the last rounds.
+    /// As in [`super::aggregate`]: the median rate of these updates, but between half and four times the median of the
+    /// last rounds.
     Median { history: &'a [Vec<u64>] },
     /// These rates, one a tensor.
     Given(&'a [u64]),

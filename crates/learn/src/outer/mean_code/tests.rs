@@ -116,3 +116,13 @@ fn damage_is_found_and_what_a_liar_writes_is_refused_by_name() {
     scale[13..15].copy_from_slice(&[0xff, 0xff]);
     assert_eq!(refused(&sealed(&scale)), UpdateError::Scale);
 }
+
+#[test]
+fn everybody_arrives_at_these_bytes() {
+    let layout = layout(&[4096 * 2 + 77, 1, 300]);
+    let mut values = gaussian(layout.len(), 3e8);
+    values[4096..8192].iter_mut().for_each(|value| *value /= 1 << 20);
+    values[8270] = 1 << 41;
+    let digest = shoal_wire::Digest::of(&encode(&layout, &values, 7)).to_string();
+    assert_eq!(digest, "9e187c3b5be8e46064abb97050bf5c7f066beeee5a6f8d55a63a3e8f89514239");
+}
