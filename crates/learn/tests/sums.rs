@@ -7,6 +7,7 @@ use common::{CODECS, gaussian, layout, outer, relative_error, update};
 use proptest::prelude::*;
 use shoal_learn::Layout;
 use shoal_learn::outer::{self, Bounds, Contribution, Grid, Part, PartialSum, UpdateError, apply, partial_sums, parts};
+use shoal_wire::Digest;
 use shoal_wire::manifest::Codec;
 use shoal_wire::share::Share;
 
@@ -122,6 +123,40 @@ proptest! {
         prop_assert!(PartialSum::from_bytes(part, &damaged).is_err());
         prop_assert!(PartialSum::from_bytes(part, &whole[..whole.len() - 1]).is_err());
     }
+
+    #[test]
+    fn what_is_not_the_code_of_a_mean_is_refused_without_panic(
+        bytes in prop::collection::vec(any::<u8>(), 0..400),
+        flip in 0_usize..1_000_000,
+    ) {
+        let layout = some_layout();
+        let (parts, grid, outer) = (parts(&layout, 2), Grid::exact(&layout), outer(Codec::Topk));
+        let updates = updates(Codec::Topk, &layout, 2, 5);
+        let bounds = Bounds::Median { history: &[] };
+        let all = contributions(&updates, &[4095, 4095]);
+        let sums = partial_sums(&layout, Codec::Topk, &all, bounds, &grid, &parts).unwrap();
+        let whole = sums[1].code(&parts[1], &grid).unwrap();
+        let theta = vec![0.0; layout.len()];
+        let applied = |bytes: &[u8]| apply(&parts, &outer, &theta, &[None, Some(bytes)]);
+        prop_assert!(applied(&whole).is_ok());
+        let mut damaged = whole.clone();
+        let at = flip % (whole.len() * 8);
+        damaged[at / 8] ^= 1 << (at % 8);
+        prop_assert!(applied(&damaged).is_err());
+        prop_assert!(applied(&whole[..whole.len() - 1]).is_err());
+        // What a hostile peer can write: a version and a checksum that hold.
+        let seal = |mut content: Vec<u8>| {
+            content.extend(&Digest::in_domain("shoal 2026 v1 update checksum", &content).0[..4]);
+            content
+        };
+        prop_assert!(applied(&bytes).is_err());
+        prop_assert!(applied(&seal([&[1], &bytes[..]].concat())).is_err());
+        damaged.truncate(whole.len() - 4);
+        // Another seed and most other scales are codes too, of other means.
+        if let Ok(next) = applied(&seal(damaged)) {
+            prop_assert!(next.iter().all(|value| value.abs() < 34.0));
+        }
+    }
 }
 
 #[test]
@@ -160,10 +195,40 @@ fn the_coded_mean_is_what_everybody_applies_and_close_to_the_exact_one() {
     let next = apply(&parts, &outer(Codec::Dense4), &theta, &coded).unwrap();
     let sent: Vec<i64> = next.iter().map(|value| common::fixed(*value)).collect();
     let error = relative_error(&exact, &sent);
-    assert!(error < 0.006, "{error}");
+    // A twelfth of the squared step, which is 1.05 of a chunk's root mean square: nobody keeps it, but it is zero on average.
+    assert!((0.085..0.1).contains(&error), "{error}");
     // A part without a mean stays.
     let kept = apply(&parts, &outer(Codec::Dense4), &theta, &[None; 4]).unwrap();
     assert_eq!(kept, theta);
+}
+
+/// Each contribution is a small part of a step: rounded to the nearest multiple, all would be nothing.
+#[test]
+fn light_contributions_come_through_a_coarse_grid_on_average() {
+    for (codec, count, trust) in [(Codec::Topk, 480, 40), (Codec::Dense4, 32, 10)] {
+        let layout = layout(&[4096 * 2]);
+        let parts = parts(&layout, 1);
+        let theta = vec![0.0; layout.len()];
+        let rates = vec![norm_of(codec, &layout)];
+        let grid = Grid::of(&layout, codec, std::slice::from_ref(&rates), 16);
+        let (mut coarse, mut exact) = (Vec::new(), Vec::new());
+        for group in 0..count / 16 {
+            let updates: Vec<Vec<u8>> =
+                (0..16).map(|peer| flat_update(codec, &layout, 1 + group * 16 + peer)).collect();
+            let all: Vec<Contribution<'_>> =
+                updates.iter().map(|update| Contribution { work: 4095, trust, update }).collect();
+            for (grid, means) in [(&grid, &mut coarse), (&Grid::exact(&layout), &mut exact)] {
+                let sums = partial_sums(&layout, codec, &all, Bounds::Given(&rates), grid, &parts).unwrap();
+                means.extend(sums[0].apply_exactly(&parts[0], grid, &outer(codec), &theta).unwrap());
+            }
+        }
+        let product = |left: &[f32]| -> f64 {
+            left.iter().zip(&exact).map(|(left, right)| f64::from(*left) * f64::from(*right)).sum()
+        };
+        let through = product(&coarse) / product(&exact);
+        println!("{codec:?}: {through:.3} of what was sent came through");
+        assert!((through - 1.0).abs() < 0.06, "{codec:?}: {through}");
+    }
 }
 
 #[test]
@@ -202,11 +267,12 @@ fn sums_of_sixteen_and_of_many_updates_are_compact() {
     let layout = layout(&[4096 * 8]);
     let parts = parts(&layout, 1);
     let bits = |count: u64| {
-        let history = [vec![norm_of(&layout)]];
+        let history = [vec![norm_of(Codec::Topk, &layout)]];
         let grid = Grid::of(&layout, Codec::Topk, &history, 1000);
         let mut merged: Option<PartialSum> = None;
         for group in 0..count / 16 {
-            let updates: Vec<Vec<u8>> = (0..16).map(|peer| flat_update(&layout, 1 + group * 16 + peer)).collect();
+            let updates: Vec<Vec<u8>> =
+                (0..16).map(|peer| flat_update(Codec::Topk, &layout, 1 + group * 16 + peer)).collect();
             let all = contributions(&updates, &[4095; 16]);
             let bounds = Bounds::Median { history: &history };
             let sum = partial_sums(&layout, Codec::Topk, &all, bounds, &grid, &parts).unwrap().remove(0);
@@ -214,21 +280,21 @@ fn sums_of_sixteen_and_of_many_updates_are_compact() {
         }
         merged.unwrap().to_bytes(&parts[0]).len() as f64 * 8.0 / layout.len() as f64
     };
-    for (count, most) in [(16, 2.5), (256, 8.5), (1024, 9.5)] {
+    for (count, most) in [(16, 2.0), (256, 5.7), (1024, 6.7)] {
         let bits = bits(count);
         println!("{count} updates: {bits:.2} bits a parameter");
         assert!(bits < most, "{count} updates: {bits} bits a parameter");
     }
 }
 
-fn flat_update(layout: &Layout, seed: u64) -> Vec<u8> {
+fn flat_update(codec: Codec, layout: &Layout, seed: u64) -> Vec<u8> {
     let mut value = common::unit_gaussian(seed);
     let delta: Vec<f32> = (0..layout.len()).map(|_| (value() * 0.001) as f32).collect();
-    update(Codec::Topk, layout, &delta)
+    update(codec, layout, &delta)
 }
 
-fn norm_of(layout: &Layout) -> u64 {
-    let values = outer::decode(layout, Codec::Topk, &flat_update(layout, 77)).unwrap();
+fn norm_of(codec: Codec, layout: &Layout) -> u64 {
+    let values = outer::decode(layout, codec, &flat_update(codec, layout, 77)).unwrap();
     let squares: u128 = values.iter().map(|value| u128::from(value.unsigned_abs()).pow(2)).sum();
     squares.isqrt() as u64
 }

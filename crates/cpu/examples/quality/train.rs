@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use shoal_cpu::CpuEngine;
 use shoal_learn::data::Corpus;
 use shoal_learn::init::genesis;
-use shoal_learn::outer::{aggregate, params_to_bytes};
+use shoal_learn::outer::{self, Bounds, Contribution, Grid, aggregate, params_to_bytes};
 use shoal_learn::presets::Preset;
 use shoal_learn::schedule::learning_rate;
 use shoal_learn::trainer::{Go, TrainError, TrainOrder, Trainer};
@@ -25,6 +25,8 @@ use crate::trial::{Exchange, Trial};
 const HISTORY_ROUNDS: usize = 8;
 /// The weight of an update by somebody who did all steps.
 const WHOLE_WORK: u16 = 4095;
+/// For whose sums the grid must have room where means are coded.
+const MANY_PEERS: usize = 1024;
 /// Batches that a point of a curve is measured on.
 const CURVE_BATCHES: usize = 64;
 /// Batches that the final loss is measured on.
@@ -120,13 +122,35 @@ impl Setting {
             let arrived = updates.iter().zip(&took).filter(|(_, arrives)| **arrives);
             let weighted: Vec<(u16, &[u8])> = arrived.map(|(update, _)| (WHOLE_WORK, &update[..])).collect();
             let norms;
-            (theta, norms) =
-                aggregate(&self.layout, &outer, &theta, &weighted, history.make_contiguous(), share(&took))?;
+            let past = history.make_contiguous();
+            (theta, norms) = match trial.exchange {
+                Exchange::ShoalCoded { .. } => self.coded_mean(&outer, &theta, &weighted, past)?,
+                _ => aggregate(&self.layout, &outer, &theta, &weighted, past, share(&took))?,
+            };
             history.push_back(norms);
             history.drain(..history.len().saturating_sub(HISTORY_ROUNDS));
             meter.note(round, &theta)?;
         }
         meter.measure(&theta, &self.last)
+    }
+
+    /// The outer step of a run of many peers: the sum on a grid, the mean coded and applied. As one part, whose chunks are those of
+    /// any number of parts.
+    fn coded_mean(
+        &self,
+        outer: &Outer,
+        theta: &[f32],
+        updates: &[(u16, &[u8])],
+        history: &[Vec<u64>],
+    ) -> Result<(Vec<f32>, Vec<u64>)> {
+        let all: Vec<Contribution<'_>> =
+            updates.iter().map(|(work, update)| Contribution { work: *work, trust: WHOLE_WORK, update }).collect();
+        let parts = outer::parts(&self.layout, 1);
+        let grid = Grid::of(&self.layout, outer.codec, history, MANY_PEERS);
+        let sums = outer::partial_sums(&self.layout, outer.codec, &all, Bounds::Median { history }, &grid, &parts)?;
+        let (part, sum) = (parts.first().context("a part")?, sums.into_iter().next().context("a sum")?);
+        let code = sum.code(part, &grid)?;
+        Ok((outer::apply(&parts, outer, theta, &[Some(&code)])?, sum.rates))
     }
 
     fn run_alone(&self, trial: &Trial, meter: &mut Meter<'_>) -> Result<f64> {

@@ -15,6 +15,8 @@ pub enum Exchange {
     Alone,
     /// Shoal's codecs, error feedback and outer step, as a run does them.
     Shoal { codec: Codec, feedback_1024: u16 },
+    /// The same, with the mean coded as in a run of many peers.
+    ShoalCoded { codec: Codec, feedback_1024: u16 },
     /// DiLoCo (arXiv 2311.08105): whole changes in f32, averaged, with Nesterov's momentum; 0 is the plain mean.
     Diloco { momentum_percent: u8 },
 }
@@ -46,7 +48,7 @@ impl Trial {
     /// The outer step of a run, where the trial has one.
     pub fn outer(&self) -> Option<Outer> {
         match self.exchange {
-            Exchange::Shoal { codec, feedback_1024 } => {
+            Exchange::Shoal { codec, feedback_1024 } | Exchange::ShoalCoded { codec, feedback_1024 } => {
                 Some(Outer { codec, alpha_1024: self.outer_1024, feedback_1024 })
             }
             Exchange::Alone | Exchange::Diloco { .. } => None,
@@ -101,17 +103,20 @@ const fn shoal(codec: Codec, feedback_1024: u16) -> Exchange {
     Exchange::Shoal { codec, feedback_1024 }
 }
 
+const CODED_MEAN: Exchange = Exchange::ShoalCoded { codec: Codec::Topk, feedback_1024: FEEDBACK_1024 };
+
 const fn arm(name: &'static str, exchange: Exchange, (peers, lost): (u8, u8), rates: Rates, seeds_max: u64) -> Arm {
     Arm { name, exchange, peers, lost, rates, seeds_max }
 }
 
 /// In an order in which rates are known before they are taken.
-pub const ARMS: [Arm; 8] = [
+pub const ARMS: [Arm; 9] = [
     arm("adamw", Exchange::Alone, (1, 0), Rates::Inner, 8),
     arm("dense4_one_peer", shoal(Codec::Dense4, FEEDBACK_1024), (1, 0), Rates::Of("adamw"), 8),
     arm("diloco_nesterov", Exchange::Diloco { momentum_percent: 90 }, (4, 0), Rates::Both, 4),
     arm("diloco_mean", Exchange::Diloco { momentum_percent: 0 }, (4, 0), Rates::Both, 8),
     arm("topk", shoal(Codec::Topk, FEEDBACK_1024), (4, 0), Rates::Both, 8),
+    arm("topk_coded_mean", CODED_MEAN, (4, 0), Rates::Of("topk"), 8),
     arm("topk_half_lost", shoal(Codec::Topk, FEEDBACK_1024), (4, 2), Rates::Of("topk"), 8),
     arm("topk_without_feedback", shoal(Codec::Topk, 0), (4, 0), Rates::Of("topk"), 3),
     arm("dense4", shoal(Codec::Dense4, FEEDBACK_1024), (4, 0), Rates::Of("diloco_mean"), 3),

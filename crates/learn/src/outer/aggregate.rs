@@ -8,8 +8,9 @@ use shoal_wire::{
 
 use super::{
     UpdateError,
-    fixed::{FRACTION_BITS, div_half_even, shr_half_even, to_f32},
-    update::{Decoder, Sent},
+    dither::Dither,
+    fixed::{FRACTION_BITS, div_half_even, to_f32},
+    update::{CHECKSUM_BYTES, Decoder, Sent},
 };
 use crate::Layout;
 
@@ -30,6 +31,12 @@ impl Contribution<'_> {
     /// Its weight in the sum, 1 to 4,095.
     pub(super) fn weight(&self) -> i64 {
         (i64::from(self.work) * i64::from(self.trust) / i64::from(SHARE_MAX)).max(1)
+    }
+
+    /// Of its update's checksum: another one for each update.
+    fn dither(&self) -> Dither {
+        let sum = self.update.last_chunk::<CHECKSUM_BYTES>().copied().unwrap_or_default();
+        Dither::new(u32::from_le_bytes(sum).into())
     }
 }
 
@@ -103,7 +110,8 @@ pub(super) struct Reader<'a> {
     contributions: &'a [Contribution<'a>],
     decoders: Vec<Decoder<'a>>,
     sent: Vec<Sent>,
-    /// Values of the last tensor.
+    /// The last tensor's first value in the model, and how many it has.
+    start: usize,
     count: usize,
 }
 
@@ -119,7 +127,7 @@ impl<'a> Reader<'a> {
         }
         let decoders = contributions.iter().map(|one| Decoder::new(codec, one.update)).collect::<Result<_, _>>()?;
         let sent = contributions.iter().map(|_| Sent::new(codec)).collect();
-        Ok(Self { contributions, decoders, sent, count: 0 })
+        Ok(Self { contributions, decoders, sent, start: 0, count: 0 })
     }
 
     /// The sum of the weights.
@@ -129,6 +137,7 @@ impl<'a> Reader<'a> {
 
     /// Reads the next tensor; returns each update's rate, what its norm would be had every token been trained.
     pub fn tensor(&mut self, count: usize) -> Result<Vec<u64>, UpdateError> {
+        self.start += self.count;
         self.count = count;
         for (decoder, sent) in self.decoders.iter_mut().zip(&mut self.sent) {
             decoder.sent(count, sent)?;
@@ -142,10 +151,14 @@ impl<'a> Reader<'a> {
     }
 
     /// The last tensor's values, clipped, weighted, rounded to multiples of 2^`shift` and summed, in units of 2^(`shift` − 40).
+    /// How a value is rounded follows from its update's bytes and its place, so it is the same in every sum.
     pub fn sums(&self, rates: &[u64], limit: u64, shift: u32) -> Vec<i64> {
         let mut sums = vec![0_i64; self.count];
         for ((sent, rate), one) in self.sent.iter().zip(rates).zip(self.contributions) {
-            add(&mut sums, sent, one.weight(), *rate, limit, shift);
+            let (weight, dither, start) = (one.weight(), one.dither(), self.start as u64);
+            add(&mut sums, sent, |place, value| {
+                dither.round(weight * clip(value, *rate, limit), shift, start + place as u64)
+            });
         }
         sums
     }
@@ -155,20 +168,21 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Adds one update's clipped and weighted values.
-fn add(sums: &mut [i64], sent: &Sent, weight: i64, rate: u64, limit: u64, shift: u32) {
-    let weighted = |value: i64| {
-        let clipped = if rate <= limit || value == 0 {
-            value
-        } else {
-            div_half_even(i128::from(value) * i128::from(limit), i128::from(rate)) as i64
-        };
-        shr_half_even(weight * clipped, shift)
-    };
+/// Adds one update's values after `weighted`.
+fn add(sums: &mut [i64], sent: &Sent, weighted: impl Fn(usize, i64) -> i64) {
     match sent {
-        Sent::All(values) => sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += weighted(*value)),
-        Sent::Some(values) => values.iter().for_each(|(place, value)| sums[*place] += weighted(*value)),
+        Sent::All(values) => {
+            sums.iter_mut().zip(values).enumerate().for_each(|(place, (sum, value))| *sum += weighted(place, *value));
+        }
+        Sent::Some(values) => values.iter().for_each(|(place, value)| sums[*place] += weighted(*place, *value)),
     }
+}
+
+fn clip(value: i64, rate: u64, limit: u64) -> i64 {
+    if rate <= limit || value == 0 {
+        return value;
+    }
+    div_half_even(i128::from(value) * i128::from(limit), i128::from(rate)) as i64
 }
 
 /// Euclidean norm, rounded down, in units of 2⁻⁴⁰.

@@ -13,14 +13,15 @@
 use super::{
     UpdateError,
     fixed::Scale,
-    rans::{Decoder, Encoder, LARGEST},
+    rans::{Decoder, Encoder},
+    rans_table::{self, LARGEST},
 };
 use crate::Layout;
 
 const CHUNK: usize = 4096;
 
 /// Between two levels, in 1/1,024 of the scale.
-const STEP: i64 = 249;
+pub(super) const STEP: i64 = 249;
 
 /// Scales to try, in 1/256 of the root mean square. The first keeps nearly every Gaussian chunk within 1/200; a finer
 /// step helps the unlucky ones, and a wider reach those with values far beyond the others.
@@ -32,7 +33,7 @@ const MAGNITUDE_MAX: u64 = 1 << 46;
 
 /// Appends the stream of a whole model's fixed-point values.
 pub(super) fn encode(layout: &Layout, values: &[i64], out: &mut Vec<u8>) {
-    let mut encoder = Encoder::new();
+    let mut encoder = Encoder::new(&rans_table::DENSE4);
     let mut levels = Vec::with_capacity(CHUNK);
     for tensor in layout.tensors.iter().rev() {
         for chunk in values[tensor.range()].chunks(CHUNK).rev() {

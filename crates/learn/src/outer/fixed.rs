@@ -1,15 +1,22 @@
 //! Fixed-point numbers in units of 2⁻⁴⁰, and the few operations on them.
 //!
-//! Bounds: a decoded value is at most 2²⁴ · (31 · 249) · 2⁶ < 2⁴³ (`dense4`; `topk` stays below 2⁴¹). Weighted by 12
-//! bits and summed over at most 32 updates it stays below 2⁶⁰, so sums fit an i64; times α they fit an i128. A model has
-//! at most 2²⁸ values: their squares, each below 2⁸⁶, sum to less than 2¹¹⁴ and fit a u128, and a norm is below 2⁵⁷.
-//! Rates (norms per weight) are cut off at 2⁶⁴, and a value times a rate stays below 2¹⁰⁷, in an i128.
+//! Bounds: a value of an update is at most 2²⁴ · (31 · 249) · 2⁶ < 2⁴³ (`dense4`; `topk` stays below 2⁴¹). Weighted by
+//! 12 bits and summed over at most 32 updates it stays below 2⁶⁰, so sums fit an i64; times α they fit an i128. A model
+//! has at most 2²⁸ values: their squares, each below 2⁸⁶, sum to less than 2¹¹⁴ and fit a u128, and a norm is below
+//! 2⁵⁷. Rates (norms per weight) are cut off at 2⁶⁴, and a value times a rate stays below 2¹⁰⁷, in an i128. A value of
+//! a coded mean is at most 31.5 · 2²⁴ · 1075 · 2⁶ < 2⁴⁶ (`mean_code`), times α it stays below 2⁶².
 
 /// Bits after the binary point.
 pub const FRACTION_BITS: u32 = 40;
 
 /// Rounds a quotient to the nearest integer, halves to the even one. `divisor` is positive.
 pub(super) fn div_half_even(dividend: i128, divisor: i128) -> i128 {
+    // Where both have 64 bits, as nearly always, the machine divides by itself.
+    if let (Ok(dividend), Ok(divisor)) = (i64::try_from(dividend), i64::try_from(divisor)) {
+        let (quotient, rest) = (dividend.div_euclid(divisor), dividend.rem_euclid(divisor));
+        let up = rest > divisor - rest || (rest == divisor - rest && quotient & 1 == 1);
+        return i128::from(quotient) + i128::from(up);
+    }
     let quotient = dividend.div_euclid(divisor);
     let twice = 2 * dividend.rem_euclid(divisor);
     let up = twice > divisor || (twice == divisor && quotient & 1 == 1);
@@ -20,15 +27,6 @@ pub(super) fn div_half_even(dividend: i128, divisor: i128) -> i128 {
 pub(super) fn div_1024_half_even(dividend: i128) -> i128 {
     let (quotient, rest) = (dividend >> 10, dividend & 1023);
     quotient + i128::from(rest > 512 || (rest == 512 && quotient & 1 == 1))
-}
-
-/// The same for a divisor of 2^`shift`, below 2⁶³.
-pub(super) fn shr_half_even(dividend: i64, shift: u32) -> i64 {
-    if shift == 0 {
-        return dividend;
-    }
-    let (quotient, rest, half) = (dividend >> shift, dividend & ((1 << shift) - 1), 1 << (shift - 1));
-    quotient + i64::from(rest > half || (rest == half && quotient & 1 == 1))
 }
 
 /// Nearest fixed-point number; what is not finite counts as zero and what is too large saturates at 2²².
@@ -65,6 +63,11 @@ impl Scale {
         Self(half::f16::from_f32(to_f32(magnitude).clamp(0.0, 1.0)))
     }
 
+    /// The next larger scale; 1 has none.
+    pub fn next(self) -> Self {
+        Self::from_bits(self.bits() + 1).unwrap_or(self)
+    }
+
     pub fn bits(self) -> u16 {
         self.0.to_bits()
     }
@@ -98,6 +101,8 @@ mod tests {
         let cases = [(5, 2, 2), (7, 2, 4), (-5, 2, -2), (-7, 2, -4), (6, 4, 2), (1, 3, 0), (2, 3, 1), (-2, 3, -1)];
         for (dividend, divisor, quotient) in cases {
             assert_eq!(div_half_even(dividend, divisor), quotient, "{dividend}/{divisor}");
+            // Beyond 64 bits too.
+            assert_eq!(div_half_even(dividend << 70, divisor << 70), quotient, "{dividend}/{divisor}");
         }
         for dividend in -4096..4096 {
             assert_eq!(div_1024_half_even(dividend), div_half_even(dividend, 1024), "{dividend}");

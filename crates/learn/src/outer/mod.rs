@@ -1,7 +1,8 @@
 //! What peers must agree on, bit for bit: the update formats and the outer step.
 //!
-//! Everything here is integer arithmetic in fixed order, except one f32 subtraction for each parameter, which IEEE 754
-//! defines: every engine that runs it arrives at the same bytes. Values are fixed-point numbers in units of 2⁻⁴⁰.
+//! Everything here is integer arithmetic in fixed order, except one f32 subtraction for each parameter and the scales
+//! of a coded mean becoming f16, which IEEE 754 defines: every engine that runs it arrives at the same bytes. Values
+//! are fixed-point numbers in units of 2⁻⁴⁰.
 //!
 //! The outer step is SparseLoCo's (arXiv 2508.15706): θ ← θ − α · mean of the clipped updates, without outer momentum;
 //! the updates come from peers that keep what they did not send as error feedback.
@@ -9,12 +10,16 @@
 mod aggregate;
 mod bits;
 mod dense4;
+mod dither;
 mod fixed;
 pub mod golden;
+mod grid;
 mod likeness;
+mod mean_code;
 mod params;
 mod parts;
 mod rans;
+mod rans_table;
 mod residual;
 mod sum;
 mod sum_code;
@@ -26,11 +31,12 @@ use thiserror::Error;
 
 pub use aggregate::{Contribution, aggregate};
 pub use fixed::FRACTION_BITS;
+pub use grid::Grid;
 pub use likeness::{Likeness, likeness};
 pub use params::{params_from_bytes, params_to_bytes};
 pub use parts::{Part, parts};
 pub use residual::Residual;
-pub use sum::{Bounds, Grid, PartialSum, apply, partial_sums};
+pub use sum::{Bounds, PartialSum, apply, partial_sums};
 pub use update::{check, decode};
 
 /// Why bytes are not an update, or not parameters, of a model.

@@ -2,68 +2,34 @@
 //!
 //! Sums are exact: each update is clipped, weighted and rounded to a common [`Grid`] *before* anything is added, and
 //! integers add up to the same whatever the grouping. The grid follows from what everybody knows before the round, so
-//! groups need not agree on it. Weights add up as the values do, and the mean is taken once, at the end.
+//! groups need not agree on it. Rounding is stochastic, by numbers that follow from the update's bytes: right on
+//! average, also for contributions whose weight is so light that the nearest multiple would be none. Weights add up as
+//! the values do, and the mean is taken once, at the end.
 //!
-//! The mean is coded once, by `dense4`: anyone who has the sum arrives at the same bytes, and all others apply these.
-//! The error of that coding is that of `dense4`, a relative squared error of about 0.005, and is not fed back: a sum is
-//! nobody's, so nobody could keep its residual. Peers go on feeding back what their own updates left out.
+//! The mean is coded once (`mean_code`): anyone who has the sum arrives at the same bytes, and all others apply these.
+//! The relative squared error of that coding is about 0.09 and is not fed back: a sum is nobody's, so nobody could keep
+//! its residual. It need not be, since the error is independent of the mean and zero on average (docs/decisions/0027).
+//! Peers go on feeding back what their own updates left out.
 
-use shoal_wire::manifest::{Codec, Outer};
+use shoal_wire::{
+    Digest,
+    manifest::{Codec, Outer},
+};
 
 use super::{
     Part, UpdateError,
-    aggregate::{Contribution, Reader, SHARE_MAX, limit, lower_median, past},
-    fixed::{div_half_even, to_f32},
-    sum_code, topk, update,
+    aggregate::{Contribution, Reader, limit, lower_median},
+    fixed::{div_1024_half_even, div_half_even, to_f32},
+    grid::Grid,
+    mean_code, sum_code,
 };
 use crate::Layout;
-
-/// Steps of the grid in the root mean square of what one update sends, at least: rounding to it costs a relative
-/// squared error of at most 1 / (12 · 16²), a third of a thousandth.
-const STEPS: u128 = 16;
-/// Coarsest grid: multiples of 2⁴⁰ units, so of 1 at a weight of one.
-const SHIFT_MAX: u32 = 40;
-/// A weighted value is below 2⁵⁵ (`fixed`), so 2⁷ of them fit an i64 with a bit to spare.
-const EXACT_BITS: u32 = 7;
-
-/// Multiples of what weighted values are rounded to, one power of two a tensor.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Grid {
-    shifts: Vec<u8>,
-}
-
-impl Grid {
-    /// No rounding, for at most 128 updates.
-    pub fn exact(layout: &Layout) -> Self {
-        Self { shifts: vec![0; layout.tensors.len()] }
-    }
-
-    /// For at most `peers` updates whose rates are about those of the last rounds. Without any, as fine as sums allow.
-    pub fn of(layout: &Layout, codec: Codec, history: &[Vec<u64>], peers: usize) -> Self {
-        let finest = peers.max(1).next_power_of_two().ilog2().saturating_sub(EXACT_BITS);
-        let shift = |(index, tensor): (usize, &crate::TensorInfo)| {
-            let sent: usize = match codec {
-                Codec::Dense4 => tensor.len(),
-                Codec::Topk => {
-                    (0..tensor.len()).step_by(topk::CHUNK).map(|at| topk::kept(chunk(tensor.len(), at))).sum()
-                }
-            };
-            let root = u128::from(past(history, index)) / (sent as u128).isqrt().max(1);
-            let step = root * u128::from(SHARE_MAX) / STEPS;
-            step.max(1).ilog2().clamp(finest, SHIFT_MAX) as u8
-        };
-        Self { shifts: layout.tensors.iter().enumerate().map(shift).collect() }
-    }
-}
-
-fn chunk(len: usize, at: usize) -> usize {
-    topk::CHUNK.min(len - at)
-}
 
 /// How far an update may reach.
 #[derive(Clone, Copy, Debug)]
 pub enum Bounds<'a> {
-    /// As in [`super::aggregate`]: the median rate of these updates, but between half and four times the median of the last rounds.
+    /// As in [`super::aggregate`]: the median rate of these updates, but between half and four times the median of the
+    /// last rounds.
     Median { history: &'a [Vec<u64>] },
     /// These rates, one a tensor.
     Given(&'a [u64]),
@@ -101,7 +67,7 @@ pub fn partial_sums(
             Bounds::Given(rates) => rates.get(index).copied().unwrap_or(0),
         };
         medians.push(median.min(most));
-        all.extend(reader.sums(&rates, most, grid.shifts.get(index).copied().unwrap_or(0).into()));
+        all.extend(reader.sums(&rates, most, grid.shift(index)));
         all.resize(tensor.range().end, 0);
     }
     reader.finish()?;
@@ -154,7 +120,7 @@ impl PartialSum {
         Ok(range.iter().zip(self.values.iter().zip(shifts)).map(|(value, sum)| value - to_f32(step(sum))).collect())
     }
 
-    /// The mean of what was summed, as one update of this part that everybody applies.
+    /// The mean of what was summed, as everybody applies it.
     pub fn code(&self, part: &Part, grid: &Grid) -> Result<Vec<u8>, UpdateError> {
         self.check(part)?;
         let divisor = i128::from(self.weight.max(1));
@@ -162,7 +128,15 @@ impl PartialSum {
             div_half_even(i128::from(*sum) << shift, divisor).clamp(-(1 << 62), 1 << 62) as i64
         };
         let values: Vec<i64> = self.values.iter().zip(Self::shifts(part, grid)).map(mean).collect();
-        Ok(update::encode(&part.layout, Codec::Dense4, &values))
+        Ok(mean_code::encode(&part.layout, &values, self.seed()))
+    }
+
+    /// Of the values alone: unlike the rates they do not depend on the grouping.
+    fn seed(&self) -> u64 {
+        let mut bytes = Vec::with_capacity(8 * self.values.len());
+        self.values.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
+        let digest = Digest::in_domain("shoal 2026 v1 mean dither", &bytes).0;
+        digest.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
     }
 
     pub fn to_bytes(&self, part: &Part) -> Vec<u8> {
@@ -186,10 +160,8 @@ impl PartialSum {
 
     /// The grid's shift of each value.
     fn shifts(part: &Part, grid: &Grid) -> impl Iterator<Item = u32> {
-        let shift = |(piece, tensor): (&crate::TensorInfo, &usize)| {
-            let shift = grid.shifts.get(*tensor).copied().unwrap_or(0);
-            core::iter::repeat_n(u32::from(shift), piece.len())
-        };
+        let shift =
+            |(piece, tensor): (&crate::TensorInfo, &usize)| core::iter::repeat_n(grid.shift(*tensor), piece.len());
         let shifts: Vec<u32> = part.layout.tensors.iter().zip(&part.tensors).flat_map(shift).collect();
         shifts.into_iter()
     }
@@ -200,11 +172,11 @@ pub fn apply(parts: &[Part], outer: &Outer, theta: &[f32], coded: &[Option<&[u8]
     let mut next = theta.to_vec();
     for (part, bytes) in parts.iter().zip(coded) {
         let Some(bytes) = bytes else { continue };
-        let values = update::decode(&part.layout, Codec::Dense4, bytes)?;
+        let values = mean_code::decode(&part.layout, bytes)?;
         let expected = part.range().end;
         let range = next.get_mut(part.range()).ok_or(UpdateError::Length { got: theta.len(), expected })?;
         for (parameter, value) in range.iter_mut().zip(values) {
-            *parameter -= to_f32(div_half_even(i128::from(value) * i128::from(outer.alpha_1024), 1024) as i64);
+            *parameter -= to_f32(div_1024_half_even(i128::from(value) * i128::from(outer.alpha_1024)) as i64);
         }
     }
     Ok(next)

@@ -4,8 +4,8 @@
 //! little-endian; then chunks of 4,096 values, and four bytes of checksum, as an update has. A chunk is coded in one of two
 //! ways, whichever takes fewer bits: *dense*, every value; or *sparse*, the gaps between values that are not zero, then
 //! these. All are Rice codes whose parameter follows from the mean as in JPEG-LS (Weinberger, Seroussi, Sapiro, 2000): k is
-//! the smallest with n · 2^k at least the sum. On Gaussian updates of `topk`, that is about 2.1 bits a parameter for 16 updates and
-//! 7.5 for 256; a test holds it to this.
+//! the smallest with n · 2^k at least the sum. On Gaussian updates of `topk`, that is about 1.7 bits a parameter for 16 updates and
+//! 5.2 for 256; a test holds it to this.
 
 use super::{
     PartialSum, UpdateError,

@@ -5,7 +5,7 @@
 
 use shoal_wire::{Digest, manifest::Codec};
 
-use super::{UpdateError, dense4, rans, topk};
+use super::{UpdateError, dense4, rans, rans_table, topk};
 use crate::Layout;
 
 const VERSION: u8 = 2;
@@ -50,7 +50,7 @@ impl<'a> Decoder<'a> {
         }
         let body = content.strip_prefix(&header(codec)).ok_or(UpdateError::Header)?;
         Ok(match codec {
-            Codec::Dense4 => Self::Dense4(rans::Decoder::new(body)?),
+            Codec::Dense4 => Self::Dense4(rans::Decoder::new(&rans_table::DENSE4, body)?),
             Codec::Topk => Self::Topk(body),
         })
     }
