@@ -16,7 +16,7 @@ mod tune;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::{Parser, builder::PossibleValuesParser};
 use report::Report;
 use results::Results;
 use serde_json::json;
@@ -49,6 +49,9 @@ struct Arguments {
     /// Trainings that run beside each other
     #[arg(long, default_value_t = 2)]
     threads: usize,
+    /// Train only these arms, say what each learnt, and stop; a report takes what is done from the results
+    #[arg(long, value_delimiter = ',', value_name = "ARM", value_parser = PossibleValuesParser::new(ARMS.map(|arm| arm.name)))]
+    only: Vec<String>,
     /// Where results are kept
     #[arg(long, default_value = "target/quality/results.jsonl")]
     results: PathBuf,
@@ -83,10 +86,14 @@ fn bench(arguments: &Arguments, setting: &Setting, results: &mut Results<'_>) ->
     for seed in 1..=arguments.seeds {
         let trials: Vec<Trial> = ARMS
             .iter()
+            .filter(|arm| arguments.only.is_empty() || arguments.only.iter().any(|only| only == arm.name))
             .filter(|arm| seed <= arm.seeds(arguments.seeds))
             .map(|arm| arm.trial(rates(arm), seed))
             .collect();
         results.run(&trials)?;
+    }
+    if !arguments.only.is_empty() {
+        return Ok(());
     }
     let report = Report::new(setting, &tuned, results, arguments.seeds)?;
     let shown = [("topk", "topk"), ("dense4", "dense4"), ("diloco_mean", "whole changes")];
