@@ -249,6 +249,30 @@ fn six_failures_in_a_row_ban_and_the_ban_ends() {
 }
 
 #[test]
+fn a_malformed_update_is_held_against_its_author_unless_another_one_s_commit_to_it_is_not_malformed() {
+    for (first, evidence) in [(Verdict::Accepted, false), (Verdict::Malformed, true)] {
+        let mut run = Run::new(6);
+        let authors = run.authors();
+        let (victim, copier) = (authors[1], authors[2]);
+        let update = |author: PeerId| run.update(if author == copier { victim } else { author });
+        let seeds = authors.iter().zip(run.seeds());
+        let work: Vec<Work<'_>> =
+            seeds.map(|(author, seed)| (run.who(*author), update(*author), seed.unwrap(), 80)).collect();
+        let verdict = |author: &PeerId| match *author {
+            author if author == copier => Verdict::Malformed,
+            author if author == victim => first,
+            _ => Verdict::Accepted,
+        };
+        let content = training(&run.chain, &run.all(), &work, authors.iter().map(verdict).collect());
+        let body = run.body(content, |_| {}).unwrap();
+        run.apply(&body);
+        for peer in [victim, copier] {
+            assert_eq!(run.member(peer).standing.evidence > 0, evidence, "{first:?}");
+        }
+    }
+}
+
+#[test]
 fn trust_outlives_an_absence_less_a_point_for_each_round() {
     let mut run = Run::new(6);
     let peer = run.authors()[1];

@@ -77,10 +77,9 @@ impl Lie {
         !matches!(self, Self::FalseVerdicts | Self::LeaveOut | Self::Equivocate | Self::WithholdVotes)
     }
 
-    /// Whether it may hold up what more than two thirds of the weight are needed for. A peer takes its own update for
-    /// good, so one that sends no numbers votes against everybody who calls it malformed.
+    /// Whether it may hold up what more than two thirds of the weight are needed for.
     pub const fn is_in_votes(self) -> bool {
-        matches!(self, Self::LeaveOut | Self::Equivocate | Self::WithholdVotes | Self::NotANumber | Self::Infinite)
+        matches!(self, Self::LeaveOut | Self::Equivocate | Self::WithholdVotes)
     }
 }
 

@@ -250,15 +250,16 @@ impl Swarm {
     }
 
     /// Whether a body calls an update malformed that this peer found well-formed, and that is no copy of another. Which
-    /// of several commits to one update is the copy depends on when they and their seeds came, so these are excused.
+    /// of several commits to one update is the copy depends on when they and their seeds came, so these are excused, but
+    /// one of them is no copy.
     fn slanders(&self, body: &Body) -> bool {
         let commit = |envelope: &Envelope| self.pool.commit(envelope.id()).map(|(_, commit)| commit);
-        let named: Vec<Digest> = body.content.commits.iter().filter_map(commit).map(|commit| commit.update).collect();
-        let is_shared = |update: Digest| named.iter().filter(|other| **other == update).count() > 1;
         let judged = body.content.commits.iter().zip(&body.content.verdicts);
-        let mut malformed =
-            judged.filter(|(_, verdict)| **verdict == Verdict::Malformed).filter_map(|(envelope, _)| commit(envelope));
-        malformed.any(|commit| !is_shared(commit.update) && self.is_well_formed(commit) == Some(true))
+        let (malformed, others): (Vec<_>, Vec<_>) = judged
+            .filter_map(|(envelope, verdict)| Some((commit(envelope)?, *verdict)))
+            .partition(|(_, verdict)| *verdict == Verdict::Malformed);
+        let is_copy = |update: Digest| others.iter().any(|(other, _)| other.update == update);
+        malformed.iter().any(|(commit, _)| !is_copy(commit.update) && self.is_well_formed(commit) == Some(true))
     }
 
     /// Whether what a new body claims fits what this peer saw; `Pending` while that may still come. A body that more

@@ -82,7 +82,7 @@ impl Swarm {
     pub(crate) fn doubt_session(&mut self, vote: Digest) {
         let before = [self.session.0, vote.0].concat();
         self.session = SessionId(self.identity.derive("shoal 2026 v2 another session", &before).0);
-        self.persist(Stored::Other, Record::Session(self.session));
+        self.persist(Stored::Session, Record::Session(self.session));
         self.was_member = false;
         self.abandon_training();
         self.abandon_judging();

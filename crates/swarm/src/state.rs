@@ -115,6 +115,7 @@ pub(crate) enum Stored {
     },
     /// An update that a vote may stand for.
     Update(Digest),
+    Session,
     Other,
 }
 

@@ -250,6 +250,10 @@ impl Swarm {
                 self.join.durable = false;
                 format!("update {} could not be stored, so this peer stops voting: {reason}", update.short())
             }
+            Some(Stored::Session) => {
+                self.join.durable = false;
+                format!("a session could not be stored, so this peer stops voting: {reason}")
+            }
             _ => format!("a record could not be stored: {reason}"),
         };
         self.tell(Event::Trouble(text));

@@ -12,15 +12,20 @@ use super::verdict::Margin;
 
 /// From here on a member is not trusted, whatever its audits say otherwise.
 const UNPROVEN_MILLINATS: u32 = 5_000;
-/// No single margin convinces: four are needed for a ban at least. And none takes away more than a passed audit does.
-const STEP_MAX: i64 = 3000;
+/// What is forgiven for a good update in a round that cannot tell what it was trained on.
+const FORGIVEN: u32 = 100;
+/// One step counts at most as much as a failed audit does, and takes away at most as much as a passed one. Auditors that are
+/// divided accuse nobody: liars among them make such panels.
+const STEP_MAX: i64 = 1946;
 const STEP_MIN: i64 = -1099;
-/// Margins of honest work are about what is usual, or a little less; those of other work are about 0.
-const HONEST_1024: i64 = 819;
+/// Margins of honest work are about what is usual, or less where they scatter: 0.7 of it. Those of other work are about 0.
+const HONEST_1024: i64 = 717;
 /// Before enough members have a scatter: 0.45, that of the simulator's model.
 const NOISE_UNKNOWN_1024: i64 = 461;
 /// A test is never thought better than this: 0.35.
 const NOISE_MIN_1024: i64 = 358;
+/// Nor used where it is worse: what is usual is then mostly noise, and honest margins may lie anywhere below it.
+const NOISE_MAX_1024: i64 = 717;
 /// Members with a scatter, from which on their median stands.
 const SCATTERS_MIN: usize = 4;
 /// Margins beyond four times what is usual count as that.
@@ -31,6 +36,15 @@ const SCATTER_SHARE: i32 = 8;
 /// Whether its work can count as its own.
 pub(super) fn is_proven(standing: &Standing) -> bool {
     standing.unproven < UNPROVEN_MILLINATS
+}
+
+/// What is left of it after a ban: it does not stand in the way of trust, and is soon more again.
+pub(super) fn after_ban(standing: &Standing) -> u32 {
+    standing.unproven.min(UNPROVEN_MILLINATS - 1)
+}
+
+pub(super) fn forgiven(standing: &Standing) -> u32 {
+    standing.unproven.saturating_sub(FORGIVEN)
 }
 
 /// Standard deviation of a margin, in 1/1024 of what is usual. The mean difference of two normal values is 2/√π =
@@ -49,10 +63,14 @@ pub(crate) fn noise_1024<'a>(standings: impl Iterator<Item = &'a Standing>) -> i
 /// The logarithm of the likelihood ratio of two normal distributions, in thousandths of a nat: other work over honest
 /// work. Less work than assigned shows as much less as its noise is scaled up.
 fn step(margin: Margin, noise_1024: i64) -> i64 {
+    if noise_1024 > NOISE_MAX_1024 {
+        return 0;
+    }
     let relative = margin.relative_1024.clamp(-MARGIN_MAX_1024, MARGIN_MAX_1024);
     let nats = 1000 * HONEST_1024 * (HONEST_1024 - 2 * relative) / (2 * noise_1024 * noise_1024);
     let weighed = nats * margin.work_1024 * margin.work_1024 / (1024 * 1024);
-    weighed.clamp(STEP_MIN, STEP_MAX)
+    let is_divided = margin.best_1024 >= HONEST_1024 / 2;
+    weighed.clamp(STEP_MIN, if is_divided { 0 } else { STEP_MAX })
 }
 
 /// A member's standing after a round that could tell what its update was trained on.
@@ -61,7 +79,8 @@ pub(super) fn after(mut standing: Standing, margin: Margin, noise_1024: i64) -> 
     standing.unproven = (i64::from(standing.unproven) + step).clamp(0, i64::from(u32::MAX)) as u32;
     let relative = margin.relative_1024.clamp(-MARGIN_MAX_1024, MARGIN_MAX_1024) as i16;
     if let Some(before) = standing.margin_1024 {
-        let difference = i32::from(relative.abs_diff(before));
+        // Of little work, what was scaled up is scaled down again.
+        let difference = (i64::from(relative.abs_diff(before)) * margin.work_1024 / 1024) as i32;
         let scatter = i32::from(standing.scatter_1024);
         let next = if scatter == 0 { difference } else { scatter + (difference - scatter) / SCATTER_SHARE };
         standing.scatter_1024 = u16::try_from(next.max(1)).unwrap_or(u16::MAX);
@@ -75,7 +94,7 @@ mod tests {
     // Samples are drawn, and what the integers stand for is computed, in floating point.
     #![allow(clippy::disallowed_methods)]
     use super::*;
-    use crate::judging::BAN_MILLINATS;
+    use crate::judging::{BAN_MILLINATS, verdict::usual};
 
     struct Draw(u64);
 
@@ -94,7 +113,8 @@ mod tests {
     }
 
     fn margin(relative: f64) -> Margin {
-        Margin { relative_1024: (relative * 1024.0) as i64, work_1024: 1024 }
+        let relative_1024 = (relative * 1024.0) as i64;
+        Margin { relative_1024, best_1024: relative_1024, work_1024: 1024 }
     }
 
     /// Rounds after which members are banned whose margins lie around these means with this deviation.
@@ -103,9 +123,18 @@ mod tests {
         let mut standings = vec![Standing::default(); means.len()];
         let mut banned = vec![None; means.len()];
         for round in 1..=rounds {
-            let noise = noise_1024(standings.iter());
-            for (standing, mean) in standings.iter_mut().zip(means) {
-                *standing = after(*standing, margin(mean + deviation * draw.normal()), noise);
+            let here = standings.iter().zip(&banned).filter(|(_, banned)| banned.is_none());
+            let noise = noise_1024(here.map(|(standing, _)| standing));
+            let drawn: Vec<f64> = means.iter().map(|mean| mean + deviation * draw.normal()).collect();
+            let here = drawn.iter().zip(&banned).filter(|(_, banned)| banned.is_none());
+            let mut sorted: Vec<i64> = here.map(|(margin, _)| (margin * 10_000.0) as i64).collect();
+            sorted.sort_unstable();
+            let usual = usual(&sorted) as f64 / 10_000.0;
+            if usual < 0.05 {
+                continue;
+            }
+            for (standing, drawn) in standings.iter_mut().zip(drawn) {
+                *standing = after(*standing, margin(drawn / usual), noise);
             }
             for (banned, standing) in banned.iter_mut().zip(&standings) {
                 if banned.is_none() && standing.unproven >= BAN_MILLINATS {
@@ -117,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn six_of_sixteen_who_train_on_other_data_are_banned_within_fifteen_rounds_where_margins_are_clear() {
+    fn six_of_sixteen_who_train_on_other_data_are_banned_most_of_them_within_fifteen_rounds() {
         let means: Vec<f64> = (0..16).map(|peer| if peer < 6 { 0.0 } else { 1.0 }).collect();
         let mut in_time = 0;
         for seed in 0..100 {
@@ -126,23 +155,43 @@ mod tests {
             assert!(banned[6..].iter().all(Option::is_none), "{banned:?}");
             in_time += banned.iter().flatten().filter(|round| **round <= 15).count();
         }
-        assert!(in_time >= 594, "{in_time} of 600");
+        assert!(in_time >= 500, "{in_time} of 600");
     }
 
     #[test]
     fn honest_members_are_not_banned_however_little_a_margin_says() {
-        for deviation in [0.2, 0.4, 0.8, 1.5, 3.0] {
-            for seed in 0..20 {
-                let banned = rounds_until_ban(&[1.0; 16], deviation, 300, seed);
-                assert!(banned.iter().all(Option::is_none), "{deviation}: {banned:?}");
+        for (mean, deviation) in [(1.0, 0.2), (1.0, 0.4), (1.0, 0.8), (1.0, 1.5), (1.0, 3.0), (0.0, 1.0)] {
+            for (members, seed) in
+                [4, 6, 9, 16].into_iter().flat_map(|members| (0..10).map(move |seed| (members, seed)))
+            {
+                let banned = rounds_until_ban(&vec![mean; members], deviation, 300, seed);
+                assert!(banned.iter().all(Option::is_none), "{members}, {mean}, {deviation}: {banned:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn six_false_auditors_of_sixteen_ban_no_honest_member_by_what_they_say_of_its_margin() {
+        let mut draw = Draw(7);
+        let mut standings = vec![Standing::default(); 100];
+        for _ in 0..300 {
+            for standing in &mut standings {
+                // Of three auditors, those among six of sixteen that lie.
+                let uniform = |draw: &mut Draw| draw.normal().abs() < 0.489;
+                let false_ones = (0..3).filter(|_| uniform(&mut draw)).count();
+                let honest = 1.0 + 0.4 * draw.normal();
+                let said = if false_ones >= 2 { margin(-4.0) } else { margin(honest) };
+                let best_1024 = if false_ones == 3 { said.relative_1024 } else { margin(honest).relative_1024 };
+                *standing = after(*standing, Margin { best_1024, ..said }, NOISE_UNKNOWN_1024);
+                assert!(standing.unproven < BAN_MILLINATS);
             }
         }
     }
 
     #[test]
     fn steps_are_logarithms_of_likelihood_ratios() {
-        let (honest, deviation) = (0.8_f64, 0.45_f64);
-        for relative in [0.25, 0.4, 0.5] {
+        let (honest, deviation) = (0.7_f64, 0.45_f64);
+        for relative in [0.2, 0.3, 0.34] {
             let density = |mean: f64| (-(relative - mean) * (relative - mean) / (2.0 * deviation * deviation)).exp();
             let exact = 1000.0 * (density(0.0) / density(honest)).ln();
             let found = step(margin(relative), NOISE_UNKNOWN_1024);
@@ -160,7 +209,7 @@ mod tests {
         for relative_1024 in [i64::MIN, -1, 0, i64::MAX] {
             for work_1024 in [1, 1024] {
                 for noise in [NOISE_MIN_1024, 65_535] {
-                    after(standing, Margin { relative_1024, work_1024 }, noise);
+                    after(standing, Margin { relative_1024, best_1024: relative_1024, work_1024 }, noise);
                 }
             }
         }

@@ -31,7 +31,7 @@ pub fn draw(randomness: Digest, roster: &[Member], anchors: &[PeerId], authors: 
         present().filter(|member| is_audited(randomness, member)).map(in_turn).collect();
     subjects.sort_unstable();
     let untrusted = present().filter(|member| !is_trusted(member)).count();
-    let wanted = if untrusted == 0 { 0 } else { REFERENCE_UPDATES_MIN.max(2 * untrusted) };
+    let wanted = if untrusted == 0 { 0 } else { REFERENCE_UPDATES_MIN.max(3 * untrusted) };
     if subjects.len() < wanted {
         let mut others: Vec<(Digest, PeerId)> =
             present().filter(|member| !is_audited(randomness, member)).map(in_turn).collect();
@@ -164,6 +164,15 @@ mod tests {
         assert_eq!(compared.len(), authors.len(), "all in turn");
         let few = draw(Digest::of(b"few"), &roster[..3], &[], &authors[..3]);
         assert_eq!(few.len(), 3, "as many as there are");
+    }
+
+    #[test]
+    fn of_those_audited_no_more_than_a_third_are_not_trusted() {
+        let (roster, authors) = roster(&[1_000, 3, 1_000, 1_000, 0, 1_000, 1_000, 1_000, 9, 1_000, 1_000, 1_000]);
+        for seed in 0..100_u8 {
+            let drawn = draw(Digest::of(&[seed]), &roster, &[], &authors);
+            assert!(drawn.len() >= 9, "{}", drawn.len());
+        }
     }
 
     #[test]

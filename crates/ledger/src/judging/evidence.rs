@@ -62,7 +62,7 @@ pub fn is_to_be_banned(standing: &Standing) -> bool {
 /// The standing of somebody who is banned now: it comes back with half of the evidence.
 pub fn banned(standing: Standing) -> Standing {
     let evidence = BAN_MILLINATS / 2;
-    let unproven = standing.unproven.min(BAN_MILLINATS) / 2;
+    let unproven = assigned::after_ban(&standing);
     let bans = standing.bans.saturating_add(1);
     Standing { evidence, unproven, dissent: 0, bans, ..standing }
 }
@@ -92,6 +92,8 @@ pub fn after_round(mut standing: Standing, peer: PeerId, round: &Assessment, noi
     };
     if let Some(margin) = round.margin(peer) {
         standing = assigned::after(standing, margin, noise_1024);
+    } else if round.finding(peer) == Finding::Good {
+        standing.unproven = assigned::forgiven(&standing);
     }
     let (alone, agreed) = round.auditors().get(&peer).copied().unwrap_or_default();
     for _ in 0..alone {
@@ -226,9 +228,9 @@ mod tests {
         assert!(is_to_be_banned(&before));
         let after = banned(before);
         assert!(!is_to_be_banned(&after));
-        assert_eq!(after, Standing { evidence: 5_500, unproven: 4, dissent: 0, rating: -70, bans: 2, ..before });
+        assert_eq!(after, Standing { evidence: 5_500, unproven: 9, dissent: 0, rating: -70, bans: 2, ..before });
         let unproven = Standing { unproven: 12_000, ..Standing::default() };
         assert!(is_to_be_banned(&unproven));
-        assert_eq!(banned(unproven).unproven, 5_500);
+        assert!(is_proven(&banned(unproven)));
     }
 }

@@ -42,9 +42,12 @@ pub struct Opinion {
 
 /// What an update brings on its author's data beyond what it brings elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_field_names, reason = "units stand last")]
 pub struct Margin {
     /// In 1/1024 of what is usual in the round, for a full round of work.
     pub relative_1024: i64,
+    /// What the most favourable auditor says, in the same measure.
+    pub best_1024: i64,
     /// Of the work that was assigned: what little of it shows is scaled up, and so is its noise.
     pub work_1024: i64,
 }
@@ -182,7 +185,11 @@ pub fn assess(subjects: &[Measurable], draw: &Panels, opinions: &[Opinion]) -> A
     for author in circular(&copies) {
         assessment.findings.insert(author, Finding::Open);
     }
-    assessment.margins = relative(&medians(&by_author, margin), reference, &work);
+    let mut said: BTreeMap<PeerId, Vec<i64>> = BTreeMap::new();
+    for (author, opinions) in by_author.iter().filter(|(_, opinions)| opinions.len() >= AGREE_MIN) {
+        said.insert(*author, opinions.iter().map(margin).collect());
+    }
+    assessment.margins = relative(&said, reference, &work);
     if let Some(expected) = clear {
         let worth = |(author, rate): (&PeerId, &i64)| (*author, rate.saturating_mul(1024) / expected);
         assessment.worth_1024 = assessment.rates.iter().map(worth).collect();
@@ -232,24 +239,39 @@ fn note_auditors(assessment: &mut Assessment, author: PeerId, voices: &[(&Opinio
 
 /// Gauntlet's test (Templar): work on the assigned data helps there more than elsewhere. It says something only where
 /// enough updates were measured and it shows in them. What is usual is the margin that a third of them reach: where a
-/// third are not trained on these data, that is the median of the others.
+/// third are not trained on these data, that is the median of the others. It is at most twice the median
+/// of all, so that few with very large margins cannot make those of others look small. Nobody's margin rests on the
+/// word of one auditor.
 fn relative(
-    margins: &BTreeMap<PeerId, i64>,
+    said: &BTreeMap<PeerId, Vec<i64>>,
     reference: Option<i64>,
     work: &BTreeMap<PeerId, i64>,
 ) -> BTreeMap<PeerId, Margin> {
+    // Of two opinions the more favourable one.
+    let middle = |said: &Vec<i64>| if said.len() == AGREE_MIN { said.iter().copied().max() } else { None };
+    let margins: BTreeMap<PeerId, i64> =
+        said.iter().map(|(author, said)| (*author, middle(said).unwrap_or_else(|| median(said.clone())))).collect();
     let mut sorted: Vec<i64> = margins.values().copied().collect();
     sorted.sort_unstable();
-    let usual = sorted.get(sorted.len() * 2 / 3).copied().unwrap_or(0);
+    let usual = usual(&sorted);
     let shows = reference.is_some_and(|reference| usual * 8 >= reference.max(REFERENCE_MIN));
     if !shows || margins.len() < REFERENCE_UPDATES_MIN {
         return BTreeMap::new();
     }
+    let part = |margin: i64| margin.saturating_mul(1024) / usual;
     let of = |(author, margin): (&PeerId, &i64)| {
         let work_1024 = work.get(author).copied().unwrap_or(WORK_FULL).clamp(1, WORK_FULL);
-        (*author, Margin { relative_1024: margin.saturating_mul(1024) / usual, work_1024 })
+        let best = said.get(author).and_then(|said| said.iter().max()).unwrap_or(margin);
+        (*author, Margin { relative_1024: part(*margin), best_1024: part(*best), work_1024 })
     };
     margins.iter().map(of).collect()
+}
+
+/// Of margins in rising order.
+pub(super) fn usual(sorted: &[i64]) -> i64 {
+    let third = sorted.get(sorted.len() * 2 / 3).copied().unwrap_or(0);
+    let middle = sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or(0);
+    third.min(middle.saturating_mul(2))
 }
 
 fn medians(by_author: &BTreeMap<PeerId, Vec<&Opinion>>, of: impl Fn(&&Opinion) -> i64) -> BTreeMap<PeerId, i64> {
@@ -451,12 +473,27 @@ mod tests {
     fn work_on_other_data_than_the_assigned_shows_in_its_margin() {
         let found = round(9, |author, _| if author == 4 { score(9_000, 9_000) } else { honest(author) });
         assert_eq!(found.finding(peer(4)), Finding::Good, "it helps");
-        assert_eq!(found.margin(peer(4)), Some(Margin { relative_1024: 0, work_1024: 1024 }));
-        assert_eq!(found.margin(peer(5)), Some(Margin { relative_1024: 1024, work_1024: 1024 }));
+        assert_eq!(found.margin(peer(4)), Some(Margin { relative_1024: 0, best_1024: 0, work_1024: 1024 }));
+        assert_eq!(found.margin(peer(5)), Some(Margin { relative_1024: 1024, best_1024: 1024, work_1024: 1024 }));
         let flat = round(9, |author, _| score(9_000 + i32::from(author), 9_000));
         assert_eq!(flat.margin(peer(4)), None, "where nobody's work shows it, nothing follows");
         let few = round(3, |author, _| honest(author));
         assert_eq!(few.margin(peer(1)), None, "and nothing where there are few to compare with");
+        let lied_about = |liars: fn(u8) -> bool| {
+            let said =
+                |author, auditor| if author == 4 && liars(auditor) { score(15_000, i32::MAX) } else { honest(author) };
+            round(9, said).margin(peer(4)).unwrap()
+        };
+        let one = lied_about(|auditor| auditor == 5);
+        assert_eq!(
+            one,
+            Margin { relative_1024: 1024, best_1024: 1024, work_1024: 1024 },
+            "one auditor decides nothing"
+        );
+        let two = lied_about(|auditor| auditor == 5 || auditor == 6);
+        assert!(two.relative_1024 < 0 && two.best_1024 == 1024, "that the third one differs is known: {two:?}");
+        let loud = round(9, |author, _| if author % 4 == 0 { score(1_000_000, 0) } else { honest(author) });
+        assert!(loud.margin(peer(1)).unwrap().relative_1024 > 400, "a few with large margins do not set what is usual");
     }
 
     #[test]

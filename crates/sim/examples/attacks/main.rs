@@ -122,7 +122,12 @@ fn attacks() -> Vec<Attack> {
 
 /// Every play in worlds of the seeds 1 and on, on all cores.
 fn run_all(plays: &[(String, Play, u64)]) -> BTreeMap<String, Vec<Seen>> {
-    let all = plays.iter().flat_map(|(name, play, seeds)| (1..=*seeds).map(move |seed| (name, play, seed)));
+    // Seed by seed, so that a bench that is stopped has seen something of every play.
+    let most = plays.iter().map(|(.., seeds)| *seeds).max().unwrap_or(0);
+    let all = (1..=most).flat_map(|seed| {
+        let of_seed = plays.iter().filter(move |(.., seeds)| seed <= *seeds);
+        of_seed.map(move |(name, play, _)| (name, play, seed))
+    });
     let queue = Mutex::new(all);
     let seen: Mutex<BTreeMap<String, BTreeMap<u64, Seen>>> = Mutex::default();
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
@@ -130,7 +135,11 @@ fn run_all(plays: &[(String, Play, u64)]) -> BTreeMap<String, Vec<Seen>> {
         // A lock is poisoned only where another thread panicked, which ends the bench when the scope does.
         while let Some((name, play, seed)) = queue.lock().ok().and_then(|mut queue| queue.next()) {
             let one = play.run(seed);
-            eprintln!("{name} {seed}: loss {:?}, {} banned, stalled: {}", one.loss, one.banned.len(), one.stalled);
+            let (loss, bans) = (one.loss.unwrap_or(f64::NAN), one.banned.values());
+            eprintln!(
+                "{name} {seed}: loss {loss}, bans {bans:?}, honest {}, stalled {}",
+                one.honest_banned, one.stalled
+            );
             if let Ok(mut seen) = seen.lock() {
                 seen.entry(name.clone()).or_default().insert(seed, one);
             }
