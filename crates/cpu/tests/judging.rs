@@ -10,7 +10,7 @@ use shoal_learn::{
     outer::{Residual, aggregate, decode, params_to_bytes},
     presets::Preset,
     stories::stories,
-    trainer::{Go, JudgeOrder, JudgedUpdate, TrainError, TrainOrder, Trainer, judged_batches},
+    trainer::{Go, JudgeOrder, JudgedUpdate, TrainError, TrainOrder, Trainer, UNASSIGNED_TIMES, judged_batches},
 };
 use shoal_wire::{
     Digest, PeerId,
@@ -219,5 +219,6 @@ fn judging_takes_the_evaluations_that_are_promised() {
         Go::On
     };
     block_on(trainer(&round.manifest).judge(&round.order(&subjects, &subjects), go)).unwrap();
-    assert_eq!(asked, (3 * 2 + 2) * judged_batches(20));
+    // Two updates: their own batches before and after, those of nobody after each, and before and with the auditor's.
+    assert_eq!(asked, (2 * 2 + UNASSIGNED_TIMES * (2 + 2)) * judged_batches(20));
 }

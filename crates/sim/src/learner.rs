@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 use shoal_learn::{
     Layout, TensorInfo,
     outer::{self, FRACTION_BITS, Residual},
+    trainer::UNASSIGNED_TIMES,
 };
 use shoal_swarm::{Bytes, Job, Outcome, Subject};
 use shoal_wire::{Digest, Manifest, PeerId, Round, judging::Score, manifest::Outer, share::Share};
@@ -316,7 +317,7 @@ impl Engine for Learner {
     }
 }
 
-/// Examples on which an auditor measures a loss: as many as a peer trains on in a round.
+/// Examples of an author's on which an auditor measures a loss: as many as a peer trains on in a round.
 const AUDITED: u32 = BATCH * LOCAL_STEPS;
 /// Updates of one round that are this much alike are one and its copy: encoding one again costs half of the rest, and
 /// two peers' batches make honest ones differ by far more.
@@ -335,7 +336,7 @@ struct Audit {
 impl Audit {
     fn new(theta: Vec<f32>, draw: (Digest, Round), own: Option<&Bytes>) -> Self {
         let nobody = Digest::in_domain("shoal 2026 simulation unassigned", &draw.0.0);
-        let other = examples(assigned(nobody, draw.1, PeerId::default()));
+        let other = examples(assigned(nobody, draw.1, PeerId::default()), UNASSIGNED_TIMES * AUDITED);
         let loss = mean_loss(&theta, &other);
         let own = own.and_then(|bytes| change(bytes)).map(|change| {
             let fall = loss - mean_loss(&applied(&theta, &change), &other);
@@ -349,7 +350,7 @@ impl Audit {
             return Score { assigned: i32::MIN, other: i32::MIN, own: None, alignment_1024: None, copies: None };
         };
         let after = applied(&self.theta, &change);
-        let assigned = examples(assigned(self.draw.0, self.draw.1, subject.author));
+        let assigned = examples(assigned(self.draw.0, self.draw.1, subject.author), AUDITED);
         let fall = mean_loss(&self.theta, &assigned) - mean_loss(&after, &assigned);
         let earlier = round_updates.iter().take_while(|(author, _)| *author != subject.author);
         let copied = earlier
@@ -364,8 +365,8 @@ impl Audit {
     }
 }
 
-fn examples(mut data: Random) -> Vec<Example> {
-    (0..AUDITED).map(|_| TASK.example(&mut data)).collect()
+fn examples(mut data: Random, count: u32) -> Vec<Example> {
+    (0..count).map(|_| TASK.example(&mut data)).collect()
 }
 
 /// What an update does to the parameters when it alone is applied, not clipped.

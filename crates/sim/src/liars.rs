@@ -77,6 +77,15 @@ impl Lie {
         !matches!(self, Self::FalseVerdicts | Self::LeaveOut | Self::Equivocate | Self::WithholdVotes)
     }
 
+    /// Rounds of work before it can lie: it has nothing yet that it could send again.
+    pub const fn honest_rounds(self) -> u64 {
+        match self {
+            Self::Stale => STALE_ROUNDS as u64,
+            Self::Copy => 1,
+            _ => 0,
+        }
+    }
+
     /// Whether it may hold up what more than two thirds of the weight are needed for.
     pub const fn is_in_votes(self) -> bool {
         matches!(self, Self::LeaveOut | Self::Equivocate | Self::WithholdVotes)

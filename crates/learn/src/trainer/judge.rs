@@ -3,10 +3,10 @@
 //! As in Gauntlet (Templar's validator): the loss before and after on data that the author was assigned and on data that
 //! nobody was, the alignment with the auditor's own update, and which earlier commit an update repeats.
 //!
-//! Judging s updates takes (3s + 2) · [`judged_batches`] forward passes, each about a third of a training step. With at
-//! most H / 10 batches (from 10 steps on), an update costs a tenth of what training a round does, and each time an auditor judges at all a
-//! fifteenth more. Where peers are trusted and one update in sixteen gets three auditors, a peer judges 0.19 updates a
-//! round: about 3 % of its compute.
+//! Judging s updates takes ((2 + u) s + 2 u) · [`judged_batches`] forward passes, u = [`UNASSIGNED_TIMES`], each about a third
+//! of a training step. With H / 20 batches, an update costs a twelfth of what training a round does, and each time an
+//! auditor judges at all a tenth more. Where peers are trusted and one update in sixteen gets three auditors, a peer judges
+//! 0.19 updates a round, several at a time: about 3 % of its compute.
 
 use blake3::Hasher;
 use shoal_wire::{Digest, PeerId, judging::Score, manifest::Codec, share::Share};
@@ -38,6 +38,10 @@ pub const fn judged_batches(local_steps: u32) -> u32 {
         _ => local_steps / 20,
     }
 }
+
+/// Batches that nobody is assigned, for each of an author's: they are the same for all subjects, and the less what an update
+/// brings there hangs on which they are, the surer is the difference to what it brings on its author's data.
+pub const UNASSIGNED_TIMES: u32 = 3;
 
 /// What to judge.
 #[derive(Clone, Debug)]
@@ -143,7 +147,7 @@ impl<E: Engine> Trainer<E> {
     /// Batches that nobody is assigned.
     fn unassigned(&self, seed: Digest) -> Result<Vec<Batch>, DataError> {
         let (rows, context) = (self.recipe.batch as usize, self.recipe.context as usize);
-        let numbers = 0..judged_batches(self.recipe.local_steps);
+        let numbers = 0..UNASSIGNED_TIMES * judged_batches(self.recipe.local_steps);
         numbers.map(|number| self.corpus.unassigned_batch(seed, number, rows, context)).collect()
     }
 

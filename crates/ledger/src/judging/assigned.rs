@@ -14,22 +14,27 @@ use super::verdict::Margin;
 const UNPROVEN_MILLINATS: u32 = 5_000;
 /// What is forgiven for a good update in a round that cannot tell what it was trained on.
 const FORGIVEN: u32 = 100;
-/// One step counts at most as much as a failed audit does, and takes away at most as much as a passed one. Auditors that are
-/// divided accuse nobody: liars among them make such panels.
+/// One step counts at most as much as a failed audit does, and takes away at most as much as a passed one. Auditors
+/// that are divided accuse nobody: liars among them make such panels.
 const STEP_MAX: i64 = 1946;
 const STEP_MIN: i64 = -1099;
-/// Margins of honest work are about what is usual, or less where they scatter: 0.7 of it. Those of other work are about 0.
-const HONEST_1024: i64 = 717;
+/// Auditors of one panel measure the same: what the most favourable one says is farther from what counts only where some of
+/// them lie. An eighth of what is usual.
+const AGREED_1024: i64 = 128;
 /// Before enough members have a scatter: 0.45, that of the simulator's model.
 const NOISE_UNKNOWN_1024: i64 = 461;
 /// A test is never thought better than this: 0.35.
 const NOISE_MIN_1024: i64 = 358;
-/// Nor used where it is worse: what is usual is then mostly noise, and honest margins may lie anywhere below it.
+/// Nor does it accuse anybody where it is worse: what is usual is then mostly noise, and honest margins may lie anywhere
+/// below it.
 const NOISE_MAX_1024: i64 = 717;
 /// Members with a scatter, from which on their median stands.
 const SCATTERS_MIN: usize = 4;
 /// Margins beyond four times what is usual count as that.
 const MARGIN_MAX_1024: i64 = 4 * 1024;
+/// A first difference alone says little, and where it is taken for too small an honest member is soon accused: it counts at
+/// least as that of the unknown noise does.
+const SCATTER_FIRST: i32 = 520;
 /// A difference moves a member's scatter by so much of what it is off.
 const SCATTER_SHARE: i32 = 8;
 
@@ -60,17 +65,22 @@ pub(crate) fn noise_1024<'a>(standings: impl Iterator<Item = &'a Standing>) -> i
     (i64::from(median) * 907 / 1024).max(NOISE_MIN_1024)
 }
 
+/// The mean margin of honest work: below what is usual, which a third of the members reach, by half of the noise where nobody
+/// lies (0.43 of it, that of a normal distribution), and less far where some do.
+fn honest_1024(noise_1024: i64) -> i64 {
+    1024 - noise_1024.min(NOISE_MAX_1024) / 2
+}
+
 /// The logarithm of the likelihood ratio of two normal distributions, in thousandths of a nat: other work over honest
 /// work. Less work than assigned shows as much less as its noise is scaled up.
 fn step(margin: Margin, noise_1024: i64) -> i64 {
-    if noise_1024 > NOISE_MAX_1024 {
-        return 0;
-    }
     let relative = margin.relative_1024.clamp(-MARGIN_MAX_1024, MARGIN_MAX_1024);
-    let nats = 1000 * HONEST_1024 * (HONEST_1024 - 2 * relative) / (2 * noise_1024 * noise_1024);
+    let honest = honest_1024(noise_1024);
+    let nats = 1000 * honest * (honest - 2 * relative) / (2 * noise_1024 * noise_1024);
     let weighed = nats * margin.work_1024 * margin.work_1024 / (1024 * 1024);
-    let is_divided = margin.best_1024 >= HONEST_1024 / 2;
-    weighed.clamp(STEP_MIN, if is_divided { 0 } else { STEP_MAX })
+    let is_divided = margin.best_1024.saturating_sub(margin.relative_1024) > AGREED_1024;
+    let accuses = noise_1024 <= NOISE_MAX_1024 && !is_divided;
+    weighed.clamp(STEP_MIN, if accuses { STEP_MAX } else { 0 })
 }
 
 /// A member's standing after a round that could tell what its update was trained on.
@@ -82,7 +92,8 @@ pub(super) fn after(mut standing: Standing, margin: Margin, noise_1024: i64) -> 
         // Of little work, what was scaled up is scaled down again.
         let difference = (i64::from(relative.abs_diff(before)) * margin.work_1024 / 1024) as i32;
         let scatter = i32::from(standing.scatter_1024);
-        let next = if scatter == 0 { difference } else { scatter + (difference - scatter) / SCATTER_SHARE };
+        let next =
+            if scatter == 0 { difference.max(SCATTER_FIRST) } else { scatter + (difference - scatter) / SCATTER_SHARE };
         standing.scatter_1024 = u16::try_from(next.max(1)).unwrap_or(u16::MAX);
     }
     standing.margin_1024 = Some(relative);
@@ -160,7 +171,9 @@ mod tests {
 
     #[test]
     fn honest_members_are_not_banned_however_little_a_margin_says() {
-        for (mean, deviation) in [(1.0, 0.2), (1.0, 0.4), (1.0, 0.8), (1.0, 1.5), (1.0, 3.0), (0.0, 1.0)] {
+        for (mean, deviation) in
+            [(1.0, 0.2), (1.0, 0.4), (1.0, 0.6), (1.0, 0.8), (1.0, 1.0), (1.0, 1.5), (1.0, 3.0), (0.0, 1.0)]
+        {
             for (members, seed) in
                 [4, 6, 9, 16].into_iter().flat_map(|members| (0..10).map(move |seed| (members, seed)))
             {
@@ -190,8 +203,8 @@ mod tests {
 
     #[test]
     fn steps_are_logarithms_of_likelihood_ratios() {
-        let (honest, deviation) = (0.7_f64, 0.45_f64);
-        for relative in [0.2, 0.3, 0.34] {
+        let (honest, deviation): (f64, f64) = (1.0 - 0.45_f64 / 2.0, 0.45_f64);
+        for relative in [0.2, 0.3, 0.4] {
             let density = |mean: f64| (-(relative - mean) * (relative - mean) / (2.0 * deviation * deviation)).exp();
             let exact = 1000.0 * (density(0.0) / density(honest)).ln();
             let found = step(margin(relative), NOISE_UNKNOWN_1024);

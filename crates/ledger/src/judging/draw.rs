@@ -15,30 +15,33 @@ pub const AUDITORS: usize = 3;
 /// Least probability of an audit, in 1/65536. One in sixteen, not one in twenty: a peer that turns to lying must be
 /// caught and then fail audits until its ban, all within 90 rounds, in 99 of 100 cases.
 const FLOOR_65536: u64 = 65_536 / 16;
+/// Those who are trusted are audited together, in one round of so many: what one update brings says most beside what others
+/// bring. How often each of them is audited stays the same, and nobody knows the round before its updates are committed to.
+const TOGETHER: u64 = 4;
 
 /// The auditors of each author whose update is audited.
 pub type Panels = BTreeMap<PeerId, BTreeSet<PeerId>>;
 
-/// Draws the audits of a round whose `authors` (in peer order) revealed their seeds. Who is not trusted yet is always
-/// audited; others with probability max(1/n, 1/16) after n valid audits (BOINC's adaptive replication, with a floor), and
-/// more of them where there would be too few to compare those who are not trusted with: they may all lie.
+/// Draws the audits of a round whose `authors` (in peer order) revealed their seeds. Who is not trusted yet, or suspected, is
+/// always audited; others with probability max(1/n, 1/16) after n valid audits (BOINC's adaptive replication, with a floor),
+/// and more of them where there would be too few to compare with: those who are watched may all lie.
 /// Auditors are those of them that weigh fully, and the anchors; audits are spread evenly.
 pub fn draw(randomness: Digest, roster: &[Member], anchors: &[PeerId], authors: &[PeerId]) -> Panels {
     let auditors = auditors(roster, anchors, authors);
     let in_turn = |member: &Member| (ticket("shoal 2026 v1 audited in turn", randomness, &[member.peer]), member.peer);
-    let present = || roster.iter().filter(|member| authors.contains(&member.peer));
-    let mut subjects: Vec<(Digest, PeerId)> =
-        present().filter(|member| is_audited(randomness, member)).map(in_turn).collect();
-    subjects.sort_unstable();
-    let untrusted = present().filter(|member| !is_trusted(member)).count();
-    let wanted = if untrusted == 0 { 0 } else { REFERENCE_UPDATES_MIN.max(3 * untrusted) };
-    if subjects.len() < wanted {
-        let mut others: Vec<(Digest, PeerId)> =
-            present().filter(|member| !is_audited(randomness, member)).map(in_turn).collect();
-        others.sort_unstable();
-        let lacking = wanted - subjects.len();
-        subjects.extend(others.into_iter().take(lacking));
-    }
+    let present: Vec<&Member> = roster.iter().filter(|member| authors.contains(&member.peer)).collect();
+    let (audited, others): (Vec<&Member>, Vec<&Member>) =
+        present.iter().partition(|member| is_audited(randomness, member));
+    let sorted = |members: Vec<&Member>| {
+        let mut sorted: Vec<(Digest, PeerId)> = members.into_iter().map(in_turn).collect();
+        sorted.sort_unstable();
+        sorted
+    };
+    let watched = present.iter().filter(|member| is_watched(member)).count();
+    let mut subjects = sorted(audited);
+    let wanted = if subjects.is_empty() { 0 } else { REFERENCE_UPDATES_MIN.max(3 * watched) };
+    let lacking = wanted.saturating_sub(subjects.len());
+    subjects.extend(sorted(others).into_iter().take(lacking));
     let mut load: BTreeMap<PeerId, u32> = auditors.iter().map(|peer| (*peer, 0)).collect();
     let mut drawn = Panels::new();
     for (_, author) in subjects {
@@ -70,10 +73,21 @@ fn auditors(roster: &[Member], anchors: &[PeerId], authors: &[PeerId]) -> Vec<Pe
     roster.iter().zip(weights).filter(may_audit).map(|(member, _)| member.peer).collect()
 }
 
+/// Whether every update of its is audited. Of those who earned trust, as well: a test that is about to decide shall not wait
+/// for a lot.
+fn is_watched(member: &Member) -> bool {
+    !is_trusted(member) || evidence::is_suspected(&member.standing)
+}
+
 fn is_audited(randomness: Digest, member: &Member) -> bool {
-    let ticket = ticket("shoal 2026 v1 audited", randomness, &[member.peer]);
-    let drawn = u64::from(u16::from_le_bytes([ticket.0[0], ticket.0[1]]));
-    !is_trusted(member) || drawn < (65_536 / u64::from(member.valid)).max(FLOOR_65536)
+    let lot = |domain, peers: &[PeerId]| {
+        let ticket = ticket(domain, randomness, peers);
+        u64::from(u16::from_le_bytes([ticket.0[0], ticket.0[1]]))
+    };
+    let probability_65536 = || (65_536 / u64::from(member.valid)).max(FLOOR_65536);
+    let is_round = || lot("shoal 2026 v1 audited together", &[]) < 65_536 / TOGETHER;
+    let is_drawn = || lot("shoal 2026 v1 audited", &[member.peer]) < TOGETHER * probability_65536();
+    is_watched(member) || (is_round() && is_drawn())
 }
 
 fn ticket(domain: &str, randomness: Digest, peers: &[PeerId]) -> Digest {
@@ -145,10 +159,36 @@ mod tests {
     fn the_trusted_are_audited_with_one_over_n_and_never_less_than_in_one_round_of_sixteen() {
         let rounds = 20_000_u32;
         for (valid, expected) in [(10, 0.1), (12, 1.0 / 12.0), (16, 0.0625), (1_000_000, 0.0625)] {
-            let (roster, authors) = roster(&[valid; 5]);
-            let audited = |round: u32| draw(Digest::of(&round.to_le_bytes()), &roster, &[], &authors).len();
+            let (roster, _) = roster(&[valid; 5]);
+            let audited = |round: u32| {
+                roster.iter().filter(|member| is_audited(Digest::of(&round.to_le_bytes()), member)).count()
+            };
             let share = (0..rounds).map(audited).sum::<usize>() as f64 / f64::from(rounds * 5);
-            assert!((share - expected).abs() < 0.004, "{valid} valid audits: {share}");
+            assert!((share - expected).abs() < 0.006, "{valid} valid audits: {share}");
+        }
+    }
+
+    #[test]
+    fn the_trusted_are_audited_together_so_that_their_updates_can_be_compared() {
+        let (roster, authors) = roster(&[1_000; 16]);
+        let (mut rounds, mut audits) = (0, 0);
+        for seed in 0..2_000_u32 {
+            let audited = draw(Digest::of(&seed.to_le_bytes()), &roster, &[], &authors).len();
+            assert!(audited == 0 || audited >= REFERENCE_UPDATES_MIN, "{audited}");
+            rounds += usize::from(audited > 0);
+            audits += audited;
+        }
+        assert!((450..550).contains(&rounds) && audits < 2_000 * 5 / 4, "{audits} audits in {rounds} rounds");
+    }
+
+    #[test]
+    fn who_is_suspected_is_audited_in_every_round_trusted_or_not() {
+        let (mut roster, authors) = roster(&[1_000; 8]);
+        roster[3].standing.evidence = 1_946;
+        roster[5].standing.unproven = 1_946;
+        for seed in 0..100_u8 {
+            let drawn = draw(Digest::of(&[seed]), &roster, &[], &authors);
+            assert!(drawn.contains_key(&authors[3]) && drawn.contains_key(&authors[5]) && drawn.len() >= 6);
         }
     }
 

@@ -11,6 +11,8 @@ use super::{Assessment, Finding, assigned};
 
 /// A member is banned here: six failures in a row, or e^-11 = 1.7e-5 for an honest one that starts to fail.
 pub const BAN_MILLINATS: u32 = 11_000;
+/// From here on a member is suspected: one clear failure is enough.
+const SUSPECTED_MILLINATS: u32 = 1_500;
 /// Rounds for which the first ban lasts; the n-th lasts n times as long.
 pub const BAN_ROUNDS: u64 = 32;
 /// Honest work fails an audit in at most 10 % of cases (p0), lies in at least 70 % (p1): ln 7 and ln 3.
@@ -53,6 +55,11 @@ pub fn may_audit(standing: &Standing) -> bool {
 /// Whether its work can count as its own.
 pub fn is_proven(standing: &Standing) -> bool {
     assigned::is_proven(standing)
+}
+
+/// Whether one of the tests has begun to speak against it.
+pub fn is_suspected(standing: &Standing) -> bool {
+    standing.evidence.max(standing.unproven) >= SUSPECTED_MILLINATS
 }
 
 pub fn is_to_be_banned(standing: &Standing) -> bool {

@@ -41,6 +41,9 @@ const LIES: [(&str, Lie); 10] = [
     ("free_ride", Lie::FreeRide),
 ];
 
+/// Lies of those who earn trust first. The second one's updates bring as much as honest ones do.
+const SLEEPERS: [(&str, Lie); 2] = [("sleepers", Lie::SignFlip), ("sleepers_alie", Lie::SmallShift)];
+
 /// Whom the judges should rate below honest peers.
 const RATED: [Lie; 5] = [Lie::HalfWork, Lie::Copy, Lie::Noise, Lie::SignFlip, Lie::Stale];
 
@@ -114,9 +117,11 @@ fn attacks() -> Vec<Attack> {
     };
     let mut attacks: Vec<Attack> = LIES.iter().map(|(name, lie)| of(name, *lie, 3)).collect();
     attacks.extend(LIES.iter().map(|(name, lie)| of(&format!("six_{name}"), *lie, 6)));
-    let sleepers = of("sleepers", Lie::SignFlip, 3);
-    let play = Play { asleep: true, rounds: SLEEPERS_ROUNDS, until_banned: true, ..sleepers.play };
-    attacks.push(Attack { play, ..sleepers });
+    attacks.extend(SLEEPERS.map(|(name, lie)| {
+        let attack = of(name, lie, 3);
+        let play = Play { asleep: true, rounds: SLEEPERS_ROUNDS, until_banned: true, ..attack.play };
+        Attack { play, ..attack }
+    }));
     attacks
 }
 

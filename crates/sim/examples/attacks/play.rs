@@ -38,7 +38,7 @@ pub struct Play {
 pub struct Seen {
     /// On held-out data after the last round, in nats; none where the model is no model any more.
     pub loss: Option<f64>,
-    /// Of each banned liar, the round after which it was, counted from when liars woke up.
+    /// Of each banned liar, for how many rounds it had lied: from when it could first, or woke up.
     pub banned: BTreeMap<PeerId, Round>,
     pub honest_banned: usize,
     /// Rating of everybody at the end, with the lie.
@@ -77,6 +77,7 @@ impl Play {
             }
         }
         let begun = head(&world);
+        let mut first_lies: BTreeMap<PeerId, Round> = BTreeMap::new();
         let mut trusted_from = None;
         for round in 1..=self.rounds {
             if !next_round(&mut world) {
@@ -84,8 +85,15 @@ impl Play {
                 break;
             }
             let Some(chain) = chain(&world) else { break };
-            for liar in liars.keys().filter(|liar| standing(chain, **liar).bans > 0) {
-                seen.banned.entry(*liar).or_insert(round);
+            for (liar, lie) in &liars {
+                if chain.member(*liar).is_some() {
+                    let honest = if self.asleep { 0 } else { lie.honest_rounds() };
+                    // Who is a member after this round commits in the next one.
+                    first_lies.entry(*liar).or_insert(round + 1 + honest);
+                }
+                if let Some(first) = first_lies.get(liar).filter(|_| standing(chain, *liar).bans > 0) {
+                    seen.banned.entry(*liar).or_insert((round + 1).saturating_sub(*first));
+                }
             }
             if trusted_from.is_none() && honest.iter().all(|peer| is_trusted(chain, *peer)) {
                 trusted_from = Some(begun + round);

@@ -4,13 +4,14 @@ use core::fmt;
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use shoal_learn::trainer::UNASSIGNED_TIMES;
 use shoal_sim::Model;
 
 use crate::play::{Judged, Play, Seen};
 
 /// Local steps of the presets' rounds, on which judging must be cheap.
 const LOCAL_STEPS: f64 = 60.0;
-/// Batches that auditors measure each update on in such a round: a twentieth of the steps.
+/// Batches of its author's that auditors measure each update on in such a round: a twentieth of the steps.
 const MEASURED_BATCHES: f64 = 3.0;
 
 /// An attack and its name.
@@ -20,7 +21,7 @@ pub struct Attack {
     pub play: Play,
 }
 
-pub const HEADING: &str = "| attack | liars | loss against honest | plain mean | banned | last ban | honest banned | stalled |\n\
+pub const HEADING: &str = "| attack | liars | loss against honest | plain mean | banned | rounds of lies | honest banned | stalled |\n\
                            |---|---|---|---|---|---|---|---|";
 
 /// A row of the table.
@@ -32,7 +33,7 @@ pub struct Row {
     plain_mean_loss_ratio: Option<f64>,
     /// Liars banned in a world, on average.
     banned: f64,
-    /// The latest ban in any world.
+    /// The latest ban in any world, in rounds of lies.
     last_ban: Option<u64>,
     honest_banned: usize,
     stalled: usize,
@@ -114,12 +115,14 @@ pub fn auc(seen: &[Seen]) -> f64 {
     won / pairs
 }
 
-/// Judging over all compute, where a round has 60 local steps. An auditor that measures s updates evaluates each batch
-/// 3s + 2 times: before, with each update on its own data and on others', with its own. A forward pass is a third of a
-/// training step (a backward pass costs twice a forward one).
+/// Judging over all compute, where a round has 60 local steps. For each update an auditor evaluates its author's batches
+/// before and after, and u times as many that nobody is assigned after; and these, once, before and with its own update. A
+/// forward pass is a third of a training step (a backward pass costs twice a forward one).
 pub fn judge_share(seen: &[Seen]) -> f64 {
     let sum = |of: fn(&Judged) -> u64| seen.iter().map(|seen| of(&seen.judged)).sum::<u64>() as f64;
-    let passes = 3.0 * sum(|judged| judged.measurements) + 2.0 * sum(|judged| judged.sessions);
+    let unassigned = f64::from(UNASSIGNED_TIMES);
+    let passes =
+        (2.0 + unassigned) * sum(|judged| judged.measurements) + 2.0 * unassigned * sum(|judged| judged.sessions);
     let judging = passes * MEASURED_BATCHES / 3.0;
     let training = sum(|judged| judged.rounds_trained) * LOCAL_STEPS;
     judging / (judging + training)
