@@ -241,6 +241,7 @@ pub struct JudgeJob {
     pub job: JobId,
     pub model: Blob,
     pub randomness: Digest,
+    pub draw: Digest,
     /// Authors, their updates, and the steps that they say they trained.
     pub subjects: Vec<(PeerId, Blob, u32)>,
     pub own: Option<Blob>,
@@ -282,10 +283,11 @@ impl ToCompute {
                 history: history.clone(),
                 share: *share,
             },
-            Job::Judge { model, randomness, subjects, own, round_updates, .. } => Self::Judge(JudgeJob {
+            Job::Judge { model, randomness, draw, subjects, own, round_updates, .. } => Self::Judge(JudgeJob {
                 job,
                 model: blob(model),
                 randomness: *randomness,
+                draw: *draw,
                 subjects: subjects.iter().map(|of| (of.author, blob(&of.update), of.steps)).collect(),
                 own: own.as_ref().map(blob),
                 round_updates: round_updates.iter().map(|(author, update)| (*author, blob(update))).collect(),

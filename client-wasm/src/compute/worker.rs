@@ -239,6 +239,7 @@ impl Worker {
         let order = JudgeOrder {
             model: &work.model.0,
             randomness: work.randomness,
+            draw: work.draw,
             subjects: work
                 .subjects
                 .iter()

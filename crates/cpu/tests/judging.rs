@@ -10,7 +10,7 @@ use shoal_learn::{
     outer::{Residual, aggregate, decode, params_to_bytes},
     presets::Preset,
     stories::stories,
-    trainer::{Go, JudgeOrder, JudgedUpdate, TrainError, TrainOrder, Trainer, UNASSIGNED_TIMES, judged_batches},
+    trainer::{Go, JudgeOrder, JudgedUpdate, TrainError, TrainOrder, Trainer, judged_batches, unassigned_batches},
 };
 use shoal_wire::{
     Digest, PeerId,
@@ -24,6 +24,7 @@ const ME: PeerId = PeerId([1; 32]);
 const HONEST: PeerId = PeerId([2; 32]);
 const LIAR: PeerId = PeerId([3; 32]);
 const RANDOMNESS: Digest = Digest([7; 32]);
+const DRAW: Digest = Digest([8; 32]);
 
 fn manifest(codec: Codec) -> Manifest {
     let preset = Preset::Tiny;
@@ -108,6 +109,7 @@ impl Round {
         JudgeOrder {
             model: &self.model,
             randomness: RANDOMNESS,
+            draw: DRAW,
             subjects: subjects.iter().map(|&(author, update)| JudgedUpdate { author, update, steps }).collect(),
             own: Some(&self.own),
             round_updates: updates.to_vec(),
@@ -190,12 +192,30 @@ fn what_is_no_update_is_an_error_that_names_its_author() {
 }
 
 #[test]
+fn auditors_measure_the_same_whatever_came_to_them_first_and_other_draws_measure_on_other_data() {
+    let round = Round::new(Codec::Topk);
+    let subjects = [(HONEST, &round.honest[..])];
+    let measured = |updates: &[(PeerId, &[u8])], draw| {
+        let order = JudgeOrder { draw, ..round.order(&subjects, updates) };
+        let scores = block_on(trainer(&round.manifest).judge(&order, async || Go::On)).unwrap().unwrap();
+        (scores[0].assigned, scores[0].other)
+    };
+    let both = [(HONEST, &round.honest[..]), (LIAR, &round.own[..])];
+    let swapped = [both[1], both[0]];
+    assert_eq!(measured(&both, DRAW), measured(&swapped, DRAW));
+    assert_eq!(measured(&both, DRAW), measured(&both[..1], DRAW));
+    let other = measured(&both, Digest([9; 32]));
+    assert!(other.0 != measured(&both, DRAW).0 && other.1 != measured(&both, DRAW).1);
+}
+
+#[test]
 fn whoever_judged_trains_on_as_if_it_had_not() {
     let [mut judged, mut spared] = [Round::new(Codec::Dense4), Round::new(Codec::Dense4)];
     let subject = JudgedUpdate { author: HONEST, update: &judged.honest, steps: 20 };
     let order = JudgeOrder {
         model: &judged.model,
         randomness: RANDOMNESS,
+        draw: DRAW,
         subjects: vec![subject],
         own: None,
         round_updates: Vec::new(),
@@ -220,5 +240,5 @@ fn judging_takes_the_evaluations_that_are_promised() {
     };
     block_on(trainer(&round.manifest).judge(&round.order(&subjects, &subjects), go)).unwrap();
     // Two updates: their own batches before and after, those of nobody after each, and before and with the auditor's.
-    assert_eq!(asked, (2 * 2 + UNASSIGNED_TIMES * (2 + 2)) * judged_batches(20));
+    assert_eq!(asked, 2 * 2 * judged_batches(20) + (2 + 2) * unassigned_batches(20));
 }

@@ -331,7 +331,7 @@ impl SplitMix64 {
 
 mod judge;
 
-pub use judge::{JudgeOrder, JudgedUpdate, UNASSIGNED_TIMES, judged_batches};
+pub use judge::{JudgeOrder, JudgedUpdate, UNASSIGNED_TIMES, judged_batches, unassigned_batches};
 
 #[cfg(test)]
 mod tests;

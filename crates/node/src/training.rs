@@ -257,10 +257,11 @@ fn train<E: Engine>(
 
 /// What a job asks to be judged; `None` for other jobs.
 fn judge_order(work: &Job) -> Option<JudgeOrder<'_>> {
-    let Job::Judge { model, randomness, subjects, own, round_updates, .. } = work else { return None };
+    let Job::Judge { model, randomness, draw, subjects, own, round_updates, .. } = work else { return None };
     Some(JudgeOrder {
         model,
         randomness: *randomness,
+        draw: *draw,
         subjects: subjects
             .iter()
             .map(|of| JudgedUpdate { author: of.author, update: &of.update, steps: of.steps })

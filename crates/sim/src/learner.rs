@@ -303,10 +303,10 @@ impl Engine for Learner {
             Job::Aggregate { model, updates, history, share } => self.aggregate(model, updates, history, *share),
             // Where nobody clips nobody judges either: that shows what averaging alone does.
             Job::Judge { .. } if self.plain_mean => Outcome::Failed { reason: "nobody judges here".to_owned() },
-            Job::Judge { round, model, randomness, subjects, own, round_updates } => {
+            Job::Judge { round, model, randomness, draw, subjects, own, round_updates } => {
                 match outer::params_from_bytes(&TASK.layout, model) {
                     Ok(theta) => {
-                        let audit = Audit::new(theta, (*randomness, *round), own.as_ref());
+                        let audit = Audit::new(theta, (*randomness, *round), *draw, own.as_ref());
                         let score = |subject| audit.score(subject, round_updates);
                         Outcome::Judged { scores: subjects.iter().map(score).collect() }
                     }
@@ -326,7 +326,8 @@ const COPY_COSINE: f64 = 0.995;
 /// What an auditor measures updates against.
 struct Audit {
     theta: Vec<f32>,
-    draw: (Digest, Round),
+    /// From which follows what each author trained on.
+    train: (Digest, Round),
     /// Examples that nobody was assigned, and the model's loss on them.
     other: (Vec<Example>, f64),
     /// The auditor's own update and by how much it makes that loss fall.
@@ -334,15 +335,15 @@ struct Audit {
 }
 
 impl Audit {
-    fn new(theta: Vec<f32>, draw: (Digest, Round), own: Option<&Bytes>) -> Self {
-        let nobody = Digest::in_domain("shoal 2026 simulation unassigned", &draw.0.0);
-        let other = examples(assigned(nobody, draw.1, PeerId::default()), UNASSIGNED_TIMES * AUDITED);
+    fn new(theta: Vec<f32>, train: (Digest, Round), draw: Digest, own: Option<&Bytes>) -> Self {
+        let nobody = Digest::in_domain("shoal 2026 simulation unassigned", &draw.0);
+        let other = examples(assigned(nobody, train.1, PeerId::default()), UNASSIGNED_TIMES * AUDITED);
         let loss = mean_loss(&theta, &other);
         let own = own.and_then(|bytes| change(bytes)).map(|change| {
             let fall = loss - mean_loss(&applied(&theta, &change), &other);
             (change, fall)
         });
-        Self { theta, draw, other: (other, loss), own }
+        Self { theta, train, other: (other, loss), own }
     }
 
     fn score(&self, subject: &Subject, round_updates: &[(PeerId, Bytes)]) -> Score {
@@ -350,7 +351,7 @@ impl Audit {
             return Score { assigned: i32::MIN, other: i32::MIN, own: None, alignment_1024: None, copies: None };
         };
         let after = applied(&self.theta, &change);
-        let assigned = examples(assigned(self.draw.0, self.draw.1, subject.author), AUDITED);
+        let assigned = examples(assigned(self.train.0, self.train.1, subject.author), AUDITED);
         let fall = mean_loss(&self.theta, &assigned) - mean_loss(&after, &assigned);
         let earlier = round_updates.iter().take_while(|(author, _)| *author != subject.author);
         let copied = earlier
@@ -453,6 +454,7 @@ mod tests {
             round: 1,
             model: TASK.genesis(),
             randomness: draw,
+            draw,
             subjects: subjects.collect(),
             own: Some(own),
             round_updates: round_updates.clone(),

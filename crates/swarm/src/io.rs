@@ -155,6 +155,9 @@ pub enum Job {
         model: Bytes,
         /// From which each author's data follows, as in [`Job::Train`].
         randomness: Digest,
+        /// The randomness after this round's seeds, from which follows what part of these data is measured on, and on which
+        /// others: the same for all auditors, so that they can agree.
+        draw: Digest,
         subjects: Vec<Subject>,
         /// This peer's own update of the round.
         own: Option<Bytes>,

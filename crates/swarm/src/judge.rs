@@ -24,8 +24,8 @@ const PART: u64 = 4;
 #[derive(Debug, Default)]
 pub(crate) struct Judging {
     pub job: Option<JobId>,
-    /// What it measured, by author.
-    pub scores: BTreeMap<PeerId, Score>,
+    /// What it measured, by draw and author: another draw is measured on other data.
+    pub scores: BTreeMap<(Digest, PeerId), Score>,
     /// It cannot measure updates, this round.
     pub gave_up: bool,
     /// For the list of which view the form of every update was known, and when.
@@ -71,19 +71,20 @@ impl Swarm {
         }
         let mut missing = Vec::new();
         for (author, commit) in &mine {
-            let wanted = self.is_well_formed(commit) == Some(true) && !self.round.judging.scores.contains_key(author);
+            let wanted = self.is_well_formed(commit) == Some(true)
+                && !self.round.judging.scores.contains_key(&(randomness, *author));
             if let Some(update) = self.transfers.get(commit.update).filter(|_| wanted) {
                 missing.push(Subject { author: *author, update, steps: self.steps_of(commit) });
             }
         }
         if missing.is_empty() || self.round.judging.gave_up {
             let scored = |(author, commit): &(PeerId, Commit)| {
-                self.round.judging.scores.get(author).map(|score| (commit.update, *score))
+                self.round.judging.scores.get(&(randomness, *author)).map(|score| (commit.update, *score))
             };
             let scores = mine.iter().filter_map(scored).collect();
             self.say(Message::Judgement(Judgement { draw: randomness, scores }));
         } else if self.round.judging.job.is_none() {
-            self.measure(missing);
+            self.measure(missing, randomness);
         }
     }
 
@@ -129,7 +130,7 @@ impl Swarm {
         u32::try_from(commit.tokens.div_ceil(each.max(1))).unwrap_or(u32::MAX)
     }
 
-    fn measure(&mut self, subjects: Vec<Subject>) {
+    fn measure(&mut self, subjects: Vec<Subject>, draw: Digest) {
         let Some((_, model)) = self.model.clone().filter(|_| self.has_head_model()) else { return };
         let came = |(envelope, commit): (&Envelope, &Commit)| {
             let formed = self.is_well_formed(commit) == Some(true);
@@ -146,18 +147,20 @@ impl Swarm {
             round: self.next_round(),
             model,
             randomness: self.chain.head().randomness,
+            draw,
             subjects,
             own: self.round.update.as_ref().map(|(_, update)| update.clone()),
             round_updates,
         };
         let round = self.next_round();
-        self.round.judging.job = Some(self.compute(Purpose::Judge { round, authors }, work));
+        self.round.judging.job = Some(self.compute(Purpose::Judge { round, draw, authors }, work));
     }
 
-    pub(crate) fn measured(&mut self, authors: Vec<PeerId>, scores: Vec<Score>) {
+    pub(crate) fn measured(&mut self, draw: Digest, authors: Vec<PeerId>, scores: Vec<Score>) {
         self.round.judging.job = None;
         if authors.len() == scores.len() {
-            self.round.judging.scores.extend(authors.into_iter().zip(scores));
+            let of_draw = authors.into_iter().map(|author| (draw, author));
+            self.round.judging.scores.extend(of_draw.zip(scores));
         } else {
             self.round.judging.gave_up = true;
             self.tell(crate::Event::Trouble("the engine did not measure every update".to_owned()));

@@ -130,6 +130,7 @@ pub(crate) enum Purpose {
     /// Measuring the updates of these authors.
     Judge {
         round: Round,
+        draw: Digest,
         authors: Vec<PeerId>,
     },
     /// The outer step of the round in progress, by the digest of its inputs.

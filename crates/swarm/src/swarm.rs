@@ -282,9 +282,9 @@ impl Swarm {
                     self.round.aggregates.insert(key, done);
                 }
             }
-            (Purpose::Judge { round, authors }, Outcome::Judged { scores }) => {
+            (Purpose::Judge { round, draw, authors }, Outcome::Judged { scores }) => {
                 if round == self.next_round() {
-                    self.measured(authors, scores);
+                    self.measured(draw, authors, scores);
                 }
             }
             (Purpose::Judge { round, .. }, Outcome::Failed { reason }) => {

@@ -210,6 +210,7 @@ fn judging_leaves_weights_and_moments_as_they_were_whether_it_ends_or_is_stopped
     let judged = JudgeOrder {
         model: &model,
         randomness: Digest([1; 32]),
+        draw: Digest([2; 32]),
         subjects,
         own: Some(&update),
         round_updates: Vec::new(),

@@ -14,19 +14,14 @@ use super::verdict::Margin;
 const UNPROVEN_MILLINATS: u32 = 5_000;
 /// What is forgiven for a good update in a round that cannot tell what it was trained on.
 const FORGIVEN: u32 = 100;
-/// One step counts at most as much as a failed audit does, and takes away at most as much as a passed one. Auditors
-/// that are divided accuse nobody: liars among them make such panels.
+/// One step counts at most as much as a failed audit does, and takes away at most as much as a passed one.
 const STEP_MAX: i64 = 1946;
 const STEP_MIN: i64 = -1099;
-/// Auditors of one panel measure the same: what the most favourable one says is farther from what counts only where some of
-/// them lie. An eighth of what is usual.
-const AGREED_1024: i64 = 128;
 /// Before enough members have a scatter: 0.45, that of the simulator's model.
 const NOISE_UNKNOWN_1024: i64 = 461;
 /// A test is never thought better than this: 0.35.
 const NOISE_MIN_1024: i64 = 358;
-/// Nor does it accuse anybody where it is worse: what is usual is then mostly noise, and honest margins may lie anywhere
-/// below it.
+/// Where it is worse, it accuses nobody: what is usual is then mostly noise, and honest margins may lie anywhere below it.
 const NOISE_MAX_1024: i64 = 717;
 /// Members with a scatter, from which on their median stands.
 const SCATTERS_MIN: usize = 4;
@@ -65,8 +60,8 @@ pub(crate) fn noise_1024<'a>(standings: impl Iterator<Item = &'a Standing>) -> i
     (i64::from(median) * 907 / 1024).max(NOISE_MIN_1024)
 }
 
-/// The mean margin of honest work: below what is usual, which a third of the members reach, by half of the noise where nobody
-/// lies (0.43 of it, that of a normal distribution), and less far where some do.
+/// The mean margin of honest work: below what is usual, which a third of the members reach, by about half of the noise where
+/// nobody lies (of many normal values by 0.43, of few by up to 0.64 of it), and less far where some do.
 fn honest_1024(noise_1024: i64) -> i64 {
     1024 - noise_1024.min(NOISE_MAX_1024) / 2
 }
@@ -78,9 +73,7 @@ fn step(margin: Margin, noise_1024: i64) -> i64 {
     let honest = honest_1024(noise_1024);
     let nats = 1000 * honest * (honest - 2 * relative) / (2 * noise_1024 * noise_1024);
     let weighed = nats * margin.work_1024 * margin.work_1024 / (1024 * 1024);
-    let is_divided = margin.best_1024.saturating_sub(margin.relative_1024) > AGREED_1024;
-    let accuses = noise_1024 <= NOISE_MAX_1024 && !is_divided;
-    weighed.clamp(STEP_MIN, if accuses { STEP_MAX } else { 0 })
+    weighed.clamp(STEP_MIN, if noise_1024 <= NOISE_MAX_1024 { STEP_MAX } else { 0 })
 }
 
 /// A member's standing after a round that could tell what its update was trained on.
@@ -125,7 +118,7 @@ mod tests {
 
     fn margin(relative: f64) -> Margin {
         let relative_1024 = (relative * 1024.0) as i64;
-        Margin { relative_1024, best_1024: relative_1024, work_1024: 1024 }
+        Margin { relative_1024, work_1024: 1024 }
     }
 
     /// Rounds after which members are banned whose margins lie around these means with this deviation.
@@ -193,9 +186,12 @@ mod tests {
                 let uniform = |draw: &mut Draw| draw.normal().abs() < 0.489;
                 let false_ones = (0..3).filter(|_| uniform(&mut draw)).count();
                 let honest = 1.0 + 0.4 * draw.normal();
-                let said = if false_ones >= 2 { margin(-4.0) } else { margin(honest) };
-                let best_1024 = if false_ones == 3 { said.relative_1024 } else { margin(honest).relative_1024 };
-                *standing = after(*standing, Margin { best_1024, ..said }, NOISE_UNKNOWN_1024);
+                match false_ones {
+                    // Auditors who differ say nothing of it.
+                    2 => standing.unproven = forgiven(standing),
+                    3 => *standing = after(*standing, margin(-4.0), NOISE_UNKNOWN_1024),
+                    _ => *standing = after(*standing, margin(honest), NOISE_UNKNOWN_1024),
+                }
                 assert!(standing.unproven < BAN_MILLINATS);
             }
         }
@@ -222,7 +218,7 @@ mod tests {
         for relative_1024 in [i64::MIN, -1, 0, i64::MAX] {
             for work_1024 in [1, 1024] {
                 for noise in [NOISE_MIN_1024, 65_535] {
-                    after(standing, Margin { relative_1024, best_1024: relative_1024, work_1024 }, noise);
+                    after(standing, Margin { relative_1024, work_1024 }, noise);
                 }
             }
         }

@@ -16,15 +16,16 @@ pub const AUDITORS: usize = 3;
 /// caught and then fail audits until its ban, all within 90 rounds, in 99 of 100 cases.
 const FLOOR_65536: u64 = 65_536 / 16;
 /// Those who are trusted are audited together, in one round of so many: what one update brings says most beside what others
-/// bring. How often each of them is audited stays the same, and nobody knows the round before its updates are committed to.
+/// bring. Each is drawn as often as if it were alone, and nobody knows the round before its updates are committed to.
 const TOGETHER: u64 = 4;
 
 /// The auditors of each author whose update is audited.
 pub type Panels = BTreeMap<PeerId, BTreeSet<PeerId>>;
 
 /// Draws the audits of a round whose `authors` (in peer order) revealed their seeds. Who is not trusted yet, or suspected, is
-/// always audited; others with probability max(1/n, 1/16) after n valid audits (BOINC's adaptive replication, with a floor),
-/// and more of them where there would be too few to compare with: those who are watched may all lie.
+/// always audited; others in one round of four, each with four times the probability max(1/n, 1/16) after n valid audits
+/// (BOINC's adaptive replication, with a floor), and more of them where there would be too few to compare with: those who are
+/// watched may all lie.
 /// Auditors are those of them that weigh fully, and the anchors; audits are spread evenly.
 pub fn draw(randomness: Digest, roster: &[Member], anchors: &[PeerId], authors: &[PeerId]) -> Panels {
     let auditors = auditors(roster, anchors, authors);
@@ -39,7 +40,11 @@ pub fn draw(randomness: Digest, roster: &[Member], anchors: &[PeerId], authors: 
     };
     let watched = present.iter().filter(|member| is_watched(member)).count();
     let mut subjects = sorted(audited);
-    let wanted = if subjects.is_empty() { 0 } else { REFERENCE_UPDATES_MIN.max(3 * watched) };
+    let wanted = match watched {
+        // Of fewer than four updates nothing can be said beyond what each does alone.
+        0 if subjects.is_empty() || present.len() < REFERENCE_UPDATES_MIN => 0,
+        _ => REFERENCE_UPDATES_MIN.max(3 * watched),
+    };
     let lacking = wanted.saturating_sub(subjects.len());
     subjects.extend(sorted(others).into_iter().take(lacking));
     let mut load: BTreeMap<PeerId, u32> = auditors.iter().map(|peer| (*peer, 0)).collect();
@@ -73,8 +78,8 @@ fn auditors(roster: &[Member], anchors: &[PeerId], authors: &[PeerId]) -> Vec<Pe
     roster.iter().zip(weights).filter(may_audit).map(|(member, _)| member.peer).collect()
 }
 
-/// Whether every update of its is audited. Of those who earned trust, as well: a test that is about to decide shall not wait
-/// for a lot.
+/// Whether each of its updates is audited: until it is trusted, and also later while a test speaks against it, so that a test
+/// that is about to decide does not wait for a draw.
 fn is_watched(member: &Member) -> bool {
     !is_trusted(member) || evidence::is_suspected(&member.standing)
 }

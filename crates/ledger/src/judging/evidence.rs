@@ -11,8 +11,9 @@ use super::{Assessment, Finding, assigned};
 
 /// A member is banned here: six failures in a row, or e^-11 = 1.7e-5 for an honest one that starts to fail.
 pub const BAN_MILLINATS: u32 = 11_000;
-/// From here on a member is suspected: one clear failure is enough.
-const SUSPECTED_MILLINATS: u32 = 1_500;
+/// From here on a member is suspected. One failed audit of a panel that is not divided is enough, and one update that helps on
+/// its author's data no more than elsewhere where that shows well.
+const SUSPECTED_MILLINATS: u32 = 1_400;
 /// Rounds for which the first ban lasts; the n-th lasts n times as long.
 pub const BAN_ROUNDS: u64 = 32;
 /// Honest work fails an audit in at most 10 % of cases (p0), lies in at least 70 % (p1): ln 7 and ln 3.

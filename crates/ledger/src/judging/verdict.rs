@@ -20,6 +20,8 @@ const UNDOES: i64 = 3;
 pub(super) const REFERENCE_UPDATES_MIN: usize = 4;
 /// Nobody is refused on the word of one auditor.
 const AGREE_MIN: usize = 2;
+/// Auditors agree on a margin within this part of what is usual.
+const AGREED: i64 = 8;
 /// A full round of local steps.
 const WORK_FULL: i64 = 1024;
 
@@ -46,8 +48,6 @@ pub struct Opinion {
 pub struct Margin {
     /// In 1/1024 of what is usual in the round, for a full round of work.
     pub relative_1024: i64,
-    /// What the most favourable auditor says, in the same measure.
-    pub best_1024: i64,
     /// Of the work that was assigned: what little of it shows is scaled up, and so is its noise.
     pub work_1024: i64,
 }
@@ -241,7 +241,8 @@ fn note_auditors(assessment: &mut Assessment, author: PeerId, voices: &[(&Opinio
 /// enough updates were measured and it shows in them. What is usual is the margin that a third of them reach: where a
 /// third are not trained on these data, that is the median of the others. It is at most twice the median
 /// of all, so that few with very large margins cannot make those of others look small. Nobody's margin rests on the
-/// word of one auditor.
+/// word of one auditor, and where the most favourable one differs from what counts nobody knows it: honest auditors measure
+/// on the same data, and what false ones say must not pass for a run's noise either.
 fn relative(
     said: &BTreeMap<PeerId, Vec<i64>>,
     reference: Option<i64>,
@@ -258,13 +259,13 @@ fn relative(
     if !shows || margins.len() < REFERENCE_UPDATES_MIN {
         return BTreeMap::new();
     }
-    let part = |margin: i64| margin.saturating_mul(1024) / usual;
     let of = |(author, margin): (&PeerId, &i64)| {
         let work_1024 = work.get(author).copied().unwrap_or(WORK_FULL).clamp(1, WORK_FULL);
         let best = said.get(author).and_then(|said| said.iter().max()).unwrap_or(margin);
-        (*author, Margin { relative_1024: part(*margin), best_1024: part(*best), work_1024 })
+        let agreed = best.saturating_sub(*margin) <= (usual / AGREED).max(NOISE * WORK_FULL / work_1024);
+        agreed.then(|| (*author, Margin { relative_1024: margin.saturating_mul(1024) / usual, work_1024 }))
     };
-    margins.iter().map(of).collect()
+    margins.iter().filter_map(of).collect()
 }
 
 /// Of margins in rising order.
@@ -473,8 +474,8 @@ mod tests {
     fn work_on_other_data_than_the_assigned_shows_in_its_margin() {
         let found = round(9, |author, _| if author == 4 { score(9_000, 9_000) } else { honest(author) });
         assert_eq!(found.finding(peer(4)), Finding::Good, "it helps");
-        assert_eq!(found.margin(peer(4)), Some(Margin { relative_1024: 0, best_1024: 0, work_1024: 1024 }));
-        assert_eq!(found.margin(peer(5)), Some(Margin { relative_1024: 1024, best_1024: 1024, work_1024: 1024 }));
+        assert_eq!(found.margin(peer(4)), Some(Margin { relative_1024: 0, work_1024: 1024 }));
+        assert_eq!(found.margin(peer(5)), Some(Margin { relative_1024: 1024, work_1024: 1024 }));
         let flat = round(9, |author, _| score(9_000 + i32::from(author), 9_000));
         assert_eq!(flat.margin(peer(4)), None, "where nobody's work shows it, nothing follows");
         let few = round(3, |author, _| honest(author));
@@ -482,16 +483,13 @@ mod tests {
         let lied_about = |liars: fn(u8) -> bool| {
             let said =
                 |author, auditor| if author == 4 && liars(auditor) { score(15_000, i32::MAX) } else { honest(author) };
-            round(9, said).margin(peer(4)).unwrap()
+            round(9, said).margin(peer(4))
         };
         let one = lied_about(|auditor| auditor == 5);
-        assert_eq!(
-            one,
-            Margin { relative_1024: 1024, best_1024: 1024, work_1024: 1024 },
-            "one auditor decides nothing"
-        );
-        let two = lied_about(|auditor| auditor == 5 || auditor == 6);
-        assert!(two.relative_1024 < 0 && two.best_1024 == 1024, "that the third one differs is known: {two:?}");
+        assert_eq!(one, Some(Margin { relative_1024: 1024, work_1024: 1024 }), "one auditor decides nothing");
+        assert_eq!(lied_about(|auditor| auditor == 5 || auditor == 6), None, "that the third one differs is known");
+        let praised = round(9, |author, auditor| if author == 4 && auditor == 5 { score(15_000, 0) } else { honest(author) });
+        assert_eq!(praised.margin(peer(4)), None, "nor can one praise what is as the others say unseen");
         let loud = round(9, |author, _| if author % 4 == 0 { score(1_000_000, 0) } else { honest(author) });
         assert!(loud.margin(peer(1)).unwrap().relative_1024 > 400, "a few with large margins do not set what is usual");
     }

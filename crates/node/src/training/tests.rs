@@ -181,6 +181,7 @@ impl World {
             round: 1,
             model: self.genesis.clone(),
             randomness: Digest::of(b"randomness"),
+            draw: Digest::of(b"draw"),
             subjects: vec![shoal_swarm::Subject { author, update: update.clone(), steps: STEPS }],
             own: None,
             round_updates: vec![(author, update.clone())],

@@ -38,7 +38,7 @@ pub struct Play {
 pub struct Seen {
     /// On held-out data after the last round, in nats; none where the model is no model any more.
     pub loss: Option<f64>,
-    /// Of each banned liar, for how many rounds it had lied: from when it could first, or woke up.
+    /// Of each banned liar, after how many rounds of lies it was banned.
     pub banned: BTreeMap<PeerId, Round>,
     pub honest_banned: usize,
     /// Rating of everybody at the end, with the lie.
@@ -77,7 +77,11 @@ impl Play {
             }
         }
         let begun = head(&world);
+        // Of each liar, the round in which it lies first.
         let mut first_lies: BTreeMap<PeerId, Round> = BTreeMap::new();
+        if self.asleep {
+            first_lies.extend(liars.iter().map(|(liar, lie)| (*liar, 1 + lie.honest_rounds())));
+        }
         let mut trusted_from = None;
         for round in 1..=self.rounds {
             if !next_round(&mut world) {
@@ -87,9 +91,8 @@ impl Play {
             let Some(chain) = chain(&world) else { break };
             for (liar, lie) in &liars {
                 if chain.member(*liar).is_some() {
-                    let honest = if self.asleep { 0 } else { lie.honest_rounds() };
                     // Who is a member after this round commits in the next one.
-                    first_lies.entry(*liar).or_insert(round + 1 + honest);
+                    first_lies.entry(*liar).or_insert(round + 1 + lie.honest_rounds());
                 }
                 if let Some(first) = first_lies.get(liar).filter(|_| standing(chain, *liar).bans > 0) {
                     seen.banned.entry(*liar).or_insert((round + 1).saturating_sub(*first));
