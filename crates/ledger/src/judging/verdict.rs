@@ -488,7 +488,8 @@ mod tests {
         let one = lied_about(|auditor| auditor == 5);
         assert_eq!(one, Some(Margin { relative_1024: 1024, work_1024: 1024 }), "one auditor decides nothing");
         assert_eq!(lied_about(|auditor| auditor == 5 || auditor == 6), None, "that the third one differs is known");
-        let praised = round(9, |author, auditor| if author == 4 && auditor == 5 { score(15_000, 0) } else { honest(author) });
+        let praised =
+            round(9, |author, auditor| if author == 4 && auditor == 5 { score(15_000, 0) } else { honest(author) });
         assert_eq!(praised.margin(peer(4)), None, "nor can one praise what is as the others say unseen");
         let loud = round(9, |author, _| if author % 4 == 0 { score(1_000_000, 0) } else { honest(author) });
         assert!(loud.margin(peer(1)).unwrap().relative_1024 > 400, "a few with large margins do not set what is usual");
