@@ -308,3 +308,52 @@ fn who_votes_both_ways_is_convicted_by_its_own_signatures_and_loses_its_place() 
     let last = certificates.values().next_back().unwrap();
     assert!(last.signatures.iter().all(|(peer, _)| *peer != twice) && last.signatures.len() >= 3);
 }
+
+/// A number that stands for what an update was measured on.
+fn mark(draw: Digest) -> i32 {
+    i32::from(draw.0[0]) * 256 + i32::from(draw.0[1])
+}
+
+/// Says of every update which draw it was measured for.
+fn marked(job: &Job, outcome: Outcome) -> Outcome {
+    match (job, outcome) {
+        (Job::Judge { draw, .. }, Outcome::Judged { mut scores }) => {
+            scores.iter_mut().for_each(|score| score.own = Some(mark(*draw)));
+            Outcome::Judged { scores }
+        }
+        (_, other) => other,
+    }
+}
+
+#[test]
+fn a_seed_that_comes_late_has_updates_measured_again_for_the_draw_that_it_makes() {
+    let (mut world, peers) = world(305, 6);
+    for peer in &peers {
+        twist(&mut world, *peer, marked);
+    }
+    let late = peers[0];
+    let round = world.round() + 2;
+    let committed = |world: &World| {
+        let by_it = |envelope: &Envelope| envelope.from == late;
+        world.envelopes(|said| said.round == round && matches!(said.message, Message::Commit(_))).iter().any(by_it)
+    };
+    assert!(world.run_until(120_000, committed));
+    // Longer than auditors wait for seeds, and less than updates are waited for.
+    world.freeze(late, u64::from(world.manifest().timing.exchange_ms_max) / 5 * 4);
+    goes_on_to(&mut world, round + 1);
+    let mut draws: Vec<Digest> = Vec::new();
+    let run = world.manifest().run();
+    let judgements = world.envelopes(|said| said.round >= round && matches!(said.message, Message::Judgement(_)));
+    for envelope in judgements.iter().filter(|envelope| peers.contains(&envelope.from)) {
+        let said = Said::open(envelope, run).unwrap();
+        let Message::Judgement(judgement) = &said.message else { unreachable!() };
+        assert!(judgement.scores.iter().all(|(_, score)| score.own == Some(mark(judgement.draw))));
+        if said.round == round && !draws.contains(&judgement.draw) {
+            draws.push(judgement.draw);
+        }
+    }
+    assert_eq!(draws.len(), 2, "once without its seed and once with it");
+    let certificate = &world.swarm(world.anchor()).unwrap().certificates()[&round];
+    let content = &certificate.body.content;
+    assert!(content.seeds.iter().all(Option::is_some) && !content.judgements.is_empty());
+}

@@ -23,11 +23,12 @@ const PART: u64 = 4;
 /// What this peer knows of the judging of the round in progress.
 #[derive(Debug, Default)]
 pub(crate) struct Judging {
-    pub job: Option<JobId>,
+    /// The measuring under way, and of which draw.
+    pub job: Option<(JobId, Digest)>,
     /// What it measured, by draw and author: another draw is measured on other data.
     pub scores: BTreeMap<(Digest, PeerId), Score>,
-    /// It cannot measure updates, this round.
-    pub gave_up: bool,
+    /// It cannot measure the updates of this draw.
+    pub gave_up: Option<Digest>,
     /// For the list of which view the form of every update was known, and when.
     pub decided: Option<(View, Millis)>,
     /// Draws that were made, by the randomness: they are asked for often, and change only when a seed comes.
@@ -64,8 +65,12 @@ impl Swarm {
             .map(|(envelope, commit)| (envelope.from, commit))
             .filter(|(author, _)| draw.get(author).is_some_and(|auditors| auditors.contains(&self.me)))
             .collect();
+        // Another seed came: what is being measured is not wanted any more.
+        if self.round.judging.job.is_some_and(|(_, of)| of != randomness) {
+            self.abandon_judging();
+        }
         let is_open = |(_, commit): &(PeerId, Commit)| self.is_well_formed(commit).is_none();
-        let over = self.round.judging.decided.is_some();
+        let over = self.round.judging.decided.is_some_and(|(of, _)| of == view);
         if !over && mine.iter().any(is_open) {
             return;
         }
@@ -77,7 +82,7 @@ impl Swarm {
                 missing.push(Subject { author: *author, update, steps: self.steps_of(commit) });
             }
         }
-        if missing.is_empty() || self.round.judging.gave_up {
+        if missing.is_empty() || self.round.judging.gave_up == Some(randomness) {
             let scored = |(author, commit): &(PeerId, Commit)| {
                 self.round.judging.scores.get(&(randomness, *author)).map(|score| (commit.update, *score))
             };
@@ -153,7 +158,8 @@ impl Swarm {
             round_updates,
         };
         let round = self.next_round();
-        self.round.judging.job = Some(self.compute(Purpose::Judge { round, draw, authors }, work));
+        let job = self.compute(Purpose::Judge { round, draw, authors }, work);
+        self.round.judging.job = Some((job, draw));
     }
 
     pub(crate) fn measured(&mut self, draw: Digest, authors: Vec<PeerId>, scores: Vec<Score>) {
@@ -162,20 +168,20 @@ impl Swarm {
             let of_draw = authors.into_iter().map(|author| (draw, author));
             self.round.judging.scores.extend(of_draw.zip(scores));
         } else {
-            self.round.judging.gave_up = true;
+            self.round.judging.gave_up = Some(draw);
             self.tell(crate::Event::Trouble("the engine did not measure every update".to_owned()));
         }
     }
 
     /// What this peer cannot measure it does not judge: others need not wait for it.
-    pub(crate) fn not_measured(&mut self, reason: String) {
+    pub(crate) fn not_measured(&mut self, draw: Digest, reason: String) {
         self.round.judging.job = None;
-        self.round.judging.gave_up = true;
+        self.round.judging.gave_up = Some(draw);
         self.tell(crate::Event::Trouble(reason));
     }
 
     pub(crate) fn abandon_judging(&mut self) {
-        if let Some(job) = self.round.judging.job.take() {
+        if let Some((job, _)) = self.round.judging.job.take() {
             self.jobs.remove(&job);
             self.emit(Output::Stop { job, keep: false });
         }

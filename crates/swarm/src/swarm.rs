@@ -287,9 +287,9 @@ impl Swarm {
                     self.measured(draw, authors, scores);
                 }
             }
-            (Purpose::Judge { round, .. }, Outcome::Failed { reason }) => {
+            (Purpose::Judge { round, draw, .. }, Outcome::Failed { reason }) => {
                 if round == self.next_round() {
-                    self.not_measured(reason);
+                    self.not_measured(draw, reason);
                 }
             }
             (Purpose::Replay { round }, Outcome::Aggregated { model, .. }) => self.replayed(round, model),

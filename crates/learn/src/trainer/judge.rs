@@ -48,7 +48,7 @@ pub const UNASSIGNED_TIMES: u32 = 3;
 /// twentieths of the steps.
 pub const fn unassigned_batches(local_steps: u32) -> u32 {
     let judged = judged_batches(local_steps);
-    let share = local_steps * UNASSIGNED_TIMES / 20;
+    let share = local_steps.saturating_mul(UNASSIGNED_TIMES) / 20;
     if share < judged {
         judged
     } else if share > judged * UNASSIGNED_TIMES {

@@ -14,7 +14,7 @@ use super::verdict::Margin;
 const UNPROVEN_MILLINATS: u32 = 5_000;
 /// What is forgiven for a good update in a round that cannot tell what it was trained on.
 const FORGIVEN: u32 = 100;
-/// Six of the largest steps are needed for a ban, as six failed audits are; one takes away at most as much as a passed audit.
+/// Six of the largest steps are needed for a first ban, as six failed audits are; one takes away at most as much as a passed audit.
 const STEP_MAX: i64 = 2150;
 const STEP_MIN: i64 = -1099;
 /// Before enough members have a scatter: 0.45, that of the simulator's model.
