@@ -44,7 +44,6 @@ pub struct Opinion {
 
 /// What an update brings on its author's data beyond what it brings elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::struct_field_names, reason = "units stand last")]
 pub struct Margin {
     /// In 1/1024 of what is usual in the round, for a full round of work.
     pub relative_1024: i64,
