@@ -318,7 +318,9 @@ fn mark(draw: Digest) -> i32 {
 fn marked(job: &Job, outcome: Outcome) -> Outcome {
     match (job, outcome) {
         (Job::Judge { draw, .. }, Outcome::Judged { mut scores }) => {
-            scores.iter_mut().for_each(|score| score.own = Some(mark(*draw)));
+            for score in &mut scores {
+                score.own = Some(mark(*draw));
+            }
             Outcome::Judged { scores }
         }
         (_, other) => other,
